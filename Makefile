@@ -1,0 +1,63 @@
+# One word for each thing one does here. `make` alone lists them.
+#
+# PYTHON=/path/to/python3.13 picks the interpreter that .venv is made with; UV= makes set-up use pip.
+
+BIN := .venv/bin
+PYTHON_CODE := api benchmarks cli migrations models tests worker
+# Folders that are not there yet must not stop the tools.
+SOURCES = $(wildcard $(PYTHON_CODE))
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo up test lint types format bench compose-test migrate revision requirements clean
+.SILENT: help setup demo up clean
+
+help: ## list these commands
+	awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## make .venv ready for development (does nothing when it is)
+	scripts/setup.sh dev
+
+.PHONY: setup-demo
+setup-demo:
+	@scripts/setup.sh demo
+
+demo: setup-demo ## run 1,000 requests as a batch on this machine, start to end, against a simulated model
+	$(BIN)/overnight demo
+
+up: setup-demo ## start everything on this machine (OVERNIGHT_UPSTREAM_URL names your model server)
+	exec $(BIN)/overnight up
+
+test: setup ## lint, types, import contracts, then every test
+	@$(MAKE) --no-print-directory lint types
+	$(BIN)/pytest -n auto
+
+lint: setup ## ruff (rules and formatting) and the import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache
+
+types: setup ## mypy, strict
+	$(BIN)/mypy
+
+format: setup ## let ruff rewrite what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup ## measure; prints the table of docs/performance.md
+	$(BIN)/python -m benchmarks.run
+
+compose-test: setup ## bring docker-compose.yml up from nothing, kill a worker in mid-batch, check the result
+	$(BIN)/python -m tests.compose.run
+
+migrate: setup-demo ## bring the database at OVERNIGHT_DATABASE_URL to the newest schema
+	$(BIN)/overnight migrate
+
+revision: setup ## draft a migration from the models: make revision m="add shard lease"
+	$(BIN)/python scripts/draft_migration.py "$(m)"
+
+requirements: ## compile requirements/*.txt again (UPGRADE=1 moves every pin)
+	scripts/compile-requirements.sh
+
+clean: ## remove .venv, caches and build results
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
