@@ -1,0 +1,102 @@
+"""A batch: what was asked, where it stands, and what came of it.
+
+The checks repeat the life cycle's promises in the database; a trigger (see the first migration)
+refuses any change to a row whose status is final.
+"""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, CheckConstraint, Index, Integer, Text, func, text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from models.base import Base, PrimaryKey
+from models.lifecycle import BatchStatus
+
+_KNOWN = ", ".join(f"'{status}'" for status in BatchStatus)
+
+
+class Batch(Base):
+    """One batch. `total`, `completed`, `failed` and `usage` are frozen when it ends.
+
+    While it runs, `completed` and `failed` are the sums over its shards (`models.queries`). The lease
+    is that of the stage (validating or finalizing) at work on it, not of its shards.
+    """
+
+    __tablename__ = "batches"
+
+    pk: Mapped[PrimaryKey]
+    id: Mapped[str] = mapped_column(Text, unique=True)
+    endpoint: Mapped[str] = mapped_column(Text)
+    completion_window: Mapped[str] = mapped_column(Text)
+    input_file_id: Mapped[str] = mapped_column(Text)
+    # No foreign key: the file may be deleted and purged once the batch has ended.
+    input_file_pk: Mapped[int | None] = mapped_column(BigInteger)
+    output_expires_after_seconds: Mapped[int | None] = mapped_column(Integer)
+    # JSON, not JSONB: JSONB refuses the \u0000 that a client's string may hold.
+    metadata_: Mapped[dict[str, str] | None] = mapped_column("metadata", JSON(none_as_null=True))
+
+    status: Mapped[str] = mapped_column(Text, server_default=BatchStatus.VALIDATING)
+    model: Mapped[str | None] = mapped_column(Text)
+    errors: Mapped[list[dict[str, Any]] | None] = mapped_column(JSON(none_as_null=True))
+    output_file_id: Mapped[str | None] = mapped_column(Text)
+    error_file_id: Mapped[str | None] = mapped_column(Text)
+    total: Mapped[int] = mapped_column(Integer, server_default="0")
+    completed: Mapped[int] = mapped_column(Integer, server_default="0")
+    failed: Mapped[int] = mapped_column(Integer, server_default="0")
+    usage: Mapped[dict[str, int] | None] = mapped_column(JSON(none_as_null=True))
+
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    expires_at: Mapped[datetime]
+    in_progress_at: Mapped[datetime | None]
+    finalizing_at: Mapped[datetime | None]
+    completed_at: Mapped[datetime | None]
+    failed_at: Mapped[datetime | None]
+    expired_at: Mapped[datetime | None]
+    cancelling_at: Mapped[datetime | None]
+    cancelled_at: Mapped[datetime | None]
+
+    lease_owner: Mapped[str | None] = mapped_column(Text)
+    lease_until: Mapped[datetime | None]
+
+    __table_args__ = (
+        CheckConstraint(f"status IN ({_KNOWN})", name="status_known"),
+        CheckConstraint("(status = 'completed') = (completed_at IS NOT NULL)", name="completed_at"),
+        CheckConstraint("(status = 'failed') = (failed_at IS NOT NULL)", name="failed_at"),
+        CheckConstraint("(status = 'expired') = (expired_at IS NOT NULL)", name="expired_at"),
+        CheckConstraint("(status = 'cancelled') = (cancelled_at IS NOT NULL)", name="cancelled_at"),
+        CheckConstraint(
+            "(status IN ('cancelling', 'cancelled')) = (cancelling_at IS NOT NULL)",
+            name="cancelling_at",
+        ),
+        CheckConstraint(
+            "(status IN ('finalizing', 'completed', 'expired')) = (finalizing_at IS NOT NULL)",
+            name="finalizing_at",
+        ),
+        CheckConstraint(
+            "status <> 'in_progress' OR in_progress_at IS NOT NULL", name="in_progress_at"
+        ),
+        CheckConstraint(
+            "(output_file_id IS NULL AND error_file_id IS NULL)"
+            " OR status IN ('completed', 'expired', 'cancelled')",
+            name="file_ids_only_at_the_end",
+        ),
+        CheckConstraint(
+            "status <> 'completed' OR completed + failed = total", name="all_lines_counted"
+        ),
+        CheckConstraint(
+            "completed >= 0 AND failed >= 0 AND completed + failed <= total", name="counts_sane"
+        ),
+        CheckConstraint("(lease_owner IS NULL) = (lease_until IS NULL)", name="lease_whole"),
+        Index("ix_batches_newest", text("created_at DESC"), text("pk DESC")),
+        # What the sweep and the claim look for: batches that have not ended.
+        Index(
+            "ix_batches_open",
+            "status",
+            "expires_at",
+            postgresql_where=text(
+                "status IN ('validating', 'in_progress', 'finalizing', 'cancelling')"
+            ),
+        ),
+        Index("ix_batches_input_file_pk", "input_file_pk"),
+    )

@@ -1,0 +1,62 @@
+"""The one way to the database: an engine whose statements cannot hang, and short transactions.
+
+Promises: every transaction opened here commits or rolls back when its block ends; a server that
+vanishes without a word is noticed within about half a minute (keepalives and the user timeout of
+TCP); a statement ends within `database_statement_seconds`.
+"""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+
+from models.settings import DatabaseSettings
+
+
+class Database:
+    """A pool of connections to Postgres, for one event loop."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    @classmethod
+    def connect(cls, settings: DatabaseSettings, *, role: str) -> "Database":
+        """Make the pool; no connection is opened yet. `role` shows in `pg_stat_activity`."""
+        statement_ms = int(settings.database_statement_seconds * 1000)
+        return cls(
+            create_async_engine(
+                settings.database_url.get_secret_value(),
+                pool_size=settings.database_pool_size,
+                max_overflow=0,
+                pool_timeout=settings.database_statement_seconds,
+                # A connection that died while idle is replaced before it is handed out.
+                pool_pre_ping=True,
+                pool_recycle=1800,
+                connect_args={
+                    "application_name": f"overnight-{role}",
+                    "connect_timeout": 5,
+                    "keepalives_idle": 10,
+                    "keepalives_interval": 5,
+                    "keepalives_count": 3,
+                    "tcp_user_timeout": 25_000,
+                    "options": (
+                        f"-c statement_timeout={statement_ms}"
+                        f" -c lock_timeout={statement_ms}"
+                        f" -c idle_in_transaction_session_timeout={2 * statement_ms}"
+                    ),
+                },
+            )
+        )
+
+    @asynccontextmanager
+    async def begin(self) -> AsyncGenerator[AsyncSession]:
+        """A session in a transaction: committed when the block ends, rolled back when it raises."""
+        async with (
+            AsyncSession(self._engine, expire_on_commit=False, autoflush=False) as session,
+            session.begin(),
+        ):
+            yield session
+
+    async def dispose(self) -> None:
+        """Close every pooled connection."""
+        await self._engine.dispose()

@@ -1,0 +1,112 @@
+"""Everything the domain can refuse, with the facts of the refusal and no word of HTTP.
+
+    OvernightError
+    ├── NotFound
+    │   ├── FileNotFound(file_id)
+    │   ├── BatchNotFound(batch_id)
+    │   └── ModelNotFound(model)
+    ├── BatchNotCancellable(status)
+    ├── InvalidParameter(message, param, code)      a parameter that breaks the error grammar's rules
+    ├── FileRefused
+    │   ├── FileTooLarge(limit_bytes)
+    │   ├── NotJsonLines()
+    │   └── PurposeNotReadable(purpose)
+    ├── InputUnreadable(...)                        a batch's input that is gone or cannot be decoded
+    ├── LeaseLost(what)                             another worker owns it now: stop, change nothing
+    └── Unavailable(what)                           a part of the engine does not answer; try again
+
+`api.errors` is the only place that turns them into a status and an envelope.
+"""
+
+
+class OvernightError(Exception):
+    """Any refusal of the domain."""
+
+
+class NotFound(OvernightError):
+    """There is no such object, or it is not the caller's."""
+
+
+class FileNotFound(NotFound):
+    """No such file."""
+
+    def __init__(self, file_id: str) -> None:
+        super().__init__(f"No such File object: {file_id}")
+        self.file_id = file_id
+
+
+class BatchNotFound(NotFound):
+    """No such batch."""
+
+    def __init__(self, batch_id: str) -> None:
+        super().__init__(f"No batch found with id '{batch_id}'.")
+        self.batch_id = batch_id
+
+
+class ModelNotFound(NotFound):
+    """The model server does not know this model."""
+
+    def __init__(self, model: str) -> None:
+        super().__init__(f"The model '{model}' does not exist or you do not have access to it.")
+        self.model = model
+
+
+class BatchNotCancellable(OvernightError):
+    """The batch has ended, or is writing its files."""
+
+    def __init__(self, status: str) -> None:
+        super().__init__(f"Cannot cancel a batch with status '{status}'.")
+        self.status = status
+
+
+class InvalidParameter(OvernightError):
+    """One parameter of a request is wrong; worded by OpenAI's measured grammar."""
+
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.code = code
+
+
+class FileRefused(OvernightError):
+    """An upload or a download that the file's nature forbids."""
+
+
+class FileTooLarge(FileRefused):
+    """More bytes than a file of this purpose may have."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        super().__init__("File is too large.")
+        self.limit_bytes = limit_bytes
+
+
+class NotJsonLines(FileRefused):
+    """A batch file whose first line is not a JSON object, or that has no line at all."""
+
+    def __init__(self) -> None:
+        super().__init__("Invalid file format for Batch API. Must be .jsonl")
+
+
+class PurposeNotReadable(FileRefused):
+    """Content of this purpose may not be downloaded."""
+
+    def __init__(self, purpose: str) -> None:
+        super().__init__(f"Not allowed to download files of purpose: {purpose}")
+        self.purpose = purpose
+
+
+class InputUnreadable(OvernightError):
+    """A stored file whose chunks are missing or cannot be decoded."""
+
+
+class LeaseLost(OvernightError):
+    """The lease lapsed and somebody else may hold it: the holder must stop and write nothing."""
+
+
+class Unavailable(OvernightError):
+    """Database, broker or model server do not answer just now; nothing was lost, try again."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"The {what} is not available right now. Please try again shortly.")
+        self.what = what

@@ -1,0 +1,43 @@
+"""Identifiers as OpenAI shapes them. Opaque to clients, URL-safe, at most 64 characters.
+
+Public ids are random; a line's request id is derived, so that every try of a line, by any worker and
+after any restart, carries the same one: it is the upstream's idempotency key.
+"""
+
+import hashlib
+import secrets
+import string
+import uuid
+from typing import NewType
+
+FileId = NewType("FileId", str)
+BatchId = NewType("BatchId", str)
+FilePk = NewType("FilePk", int)
+BatchPk = NewType("BatchPk", int)
+ShardPk = NewType("ShardPk", int)
+
+_BASE62 = string.ascii_letters + string.digits
+
+
+def new_file_id() -> FileId:
+    """`file-` and 22 base-62 characters (about 131 random bits)."""
+    return FileId("file-" + "".join(secrets.choice(_BASE62) for _ in range(22)))
+
+
+def new_batch_id() -> BatchId:
+    """`batch_` and 32 hexadecimal digits."""
+    return BatchId("batch_" + secrets.token_hex(16))
+
+
+def request_id(batch_id: str, line_no: int) -> str:
+    """The id of one line of one batch: `batch_req_` and 32 hexadecimal digits, always the same."""
+    return "batch_req_" + _digest(batch_id, line_no)
+
+
+def fallback_response_id(batch_id: str, line_no: int) -> str:
+    """A UUID for `response.request_id`, for an upstream that sends no `x-request-id`."""
+    return str(uuid.UUID(_digest(batch_id, line_no)))
+
+
+def _digest(batch_id: str, line_no: int) -> str:
+    return hashlib.blake2b(f"{batch_id}:{line_no}".encode(), digest_size=16).hexdigest()

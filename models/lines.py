@@ -1,0 +1,252 @@
+"""The JSON lines of the contract: reading and judging input lines, rendering output lines. Pure.
+
+Bytes in, bytes out: a body is cut out of its line and sent as it was written, and an answer goes
+into its output line as it came, so that no number or string is altered on the way.
+
+Sources: OpenAI's Batch guide and `openapi.yaml` (request and response objects), and the validation
+codes observed on the live service or published by compatible ones.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+import orjson
+
+
+class Endpoint(StrEnum):
+    """The paths that a batch may call. A line can reach no other."""
+
+    RESPONSES = "/v1/responses"
+    CHAT_COMPLETIONS = "/v1/chat/completions"
+    EMBEDDINGS = "/v1/embeddings"
+    COMPLETIONS = "/v1/completions"
+    MODERATIONS = "/v1/moderations"
+
+    @property
+    def upstream_path(self) -> str:
+        """The path below a base URL that ends in `/v1`."""
+        return self.value.removeprefix("/v1")
+
+
+_TITLES = {
+    Endpoint.RESPONSES: "Responses",
+    Endpoint.CHAT_COMPLETIONS: "Chat Completions",
+    Endpoint.EMBEDDINGS: "Embeddings",
+    Endpoint.COMPLETIONS: "Completions",
+    Endpoint.MODERATIONS: "Moderations",
+}
+# The field without which a call makes no sense; a Responses call may name a stored prompt instead.
+_MAIN_INPUTS = {
+    Endpoint.RESPONSES: ("input", "prompt"),
+    Endpoint.CHAT_COMPLETIONS: ("messages",),
+    Endpoint.EMBEDDINGS: ("input",),
+    Endpoint.COMPLETIONS: ("prompt",),
+    Endpoint.MODERATIONS: ("input",),
+}
+_JSON_TYPES: dict[type, str] = {
+    dict: "an object",
+    list: "an array",
+    str: "a string",
+    bool: "a boolean",
+    int: "an integer",
+    float: "a number",
+    type(None): "null",
+}
+MAX_ECHO = 200
+"""Longest piece of a client's own text that an error message repeats."""
+
+
+def json_type(value: object) -> str:
+    """The name of a JSON value's type, with its article, as OpenAI's messages have it."""
+    return _JSON_TYPES[type(value)]
+
+
+def invalid_type(param: str, expected: str, value: object) -> str:
+    """The measured wording for a value of the wrong JSON type."""
+    return f"Invalid type for '{param}': expected {expected}, but got {json_type(value)} instead."
+
+
+# ── Judging input lines ─────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class LineError:
+    """One entry of `batch.errors.data`. `line` counts from 1; null for faults of the whole file."""
+
+    code: str
+    message: str
+    param: str | None = None
+    line: int | None = None
+
+    def as_dict(self) -> dict[str, str | int | None]:
+        """The entry as the wire has it."""
+        return {"code": self.code, "message": self.message, "param": self.param, "line": self.line}
+
+
+@dataclass(slots=True)
+class LineChecker:
+    """Judges the lines of one file in order; knows the model and the custom ids seen so far.
+
+    Each line gets at most one error: the first that its reader would have to mend.
+    """
+
+    endpoint: Endpoint
+    model: str | None = None
+    _custom_ids: set[str] = field(default_factory=set)
+
+    def check(self, raw: bytes, line_no: int) -> LineError | None:
+        """The fault of line `line_no`, or `None` if it can run."""
+        try:
+            line = orjson.loads(raw)
+        except orjson.JSONDecodeError:
+            line = None
+        if not isinstance(line, dict):
+            return LineError(
+                "invalid_json_line", "This line is not parseable as valid JSON.", None, line_no
+            )
+        fault = self._envelope_fault(line) or self._body_fault(line["body"])
+        return None if fault is None else LineError(*fault, line=line_no)
+
+    def _envelope_fault(self, line: dict[str, Any]) -> tuple[str, str, str] | None:
+        for name in ("custom_id", "method", "url", "body"):
+            if line.get(name) is None:
+                return "missing_required_parameter", f"Missing required parameter: '{name}'.", name
+        for name in ("custom_id", "method", "url"):
+            if not isinstance(line[name], str):
+                return "invalid_type", invalid_type(name, "a string", line[name]), name
+        if not isinstance(line["body"], dict):
+            return "invalid_type", invalid_type("body", "an object", line["body"]), "body"
+        if line["method"] != "POST":
+            echo = line["method"][:MAX_ECHO]
+            return (
+                "invalid_method",
+                f"Invalid value: '{echo}'. Supported values are: 'POST'.",
+                "method",
+            )
+        if line["url"] != self.endpoint:
+            return _url_fault(line["url"])
+        custom_id = line["custom_id"]
+        if custom_id in self._custom_ids:
+            message = (
+                f"The custom_id '{custom_id[:MAX_ECHO]}' for this request is a duplicate of another"
+                " request. The custom_id parameter must be unique for each request in a batch."
+            )
+            return "duplicate_custom_id", message, "custom_id"
+        self._custom_ids.add(custom_id)
+        return None
+
+    def _body_fault(self, body: dict[str, Any]) -> tuple[str, str, str] | None:
+        return self._model_fault(body.get("model")) or _input_fault(self.endpoint, body)
+
+    def _model_fault(self, model: object) -> tuple[str, str, str] | None:
+        if model is None:
+            # Moderations have a default model of their own.
+            if self.endpoint is Endpoint.MODERATIONS:
+                return None
+            return "invalid_request", "Model parameter is required.", "body.model"
+        if not isinstance(model, str):
+            return "invalid_type", invalid_type("body.model", "a string", model), "body.model"
+        if self.model is None:
+            self.model = model
+        if model != self.model:
+            message = (
+                f"The model '{model[:MAX_ECHO]}' for this request does not match the rest of the batch."
+                " Each batch must contain requests for a single model."
+            )
+            return "mismatched_model", message, "body.model"
+        return None
+
+
+def _url_fault(url: str) -> tuple[str, str, str]:
+    if url in set(Endpoint):
+        return (
+            "invalid_url",
+            "The URL provided for this request does not match the batch endpoint.",
+            "url",
+        )
+    message = f"The provided url '{url[:MAX_ECHO]}' is not supported by the Batch API."
+    return "url_not_found", message, "url"
+
+
+def _input_fault(endpoint: Endpoint, body: dict[str, Any]) -> tuple[str, str, str] | None:
+    title = _TITLES[endpoint]
+    if body.get("stream") is True:
+        message = f"{title}: Streaming is not supported in the Batch API."
+        return "streaming_unsupported", message, "body.stream"
+    if endpoint is Endpoint.RESPONSES and body.get("background") is True:
+        message = f"{title}: Background mode is not supported in the Batch API."
+        return "background_unsupported", message, "body.background"
+    names = _MAIN_INPUTS[endpoint]
+    if all(body.get(name) is None for name in names):
+        return (
+            "missing_required_parameter",
+            f"Missing required parameter: '{names[0]}'.",
+            f"body.{names[0]}",
+        )
+    return None
+
+
+def is_json_object(raw: bytes) -> bool:
+    """Whether these bytes are one JSON object: the light check that an upload gets."""
+    try:
+        return isinstance(orjson.loads(raw), dict)
+    except orjson.JSONDecodeError:
+        return False
+
+
+# ── Reading lines that were judged good ─────────────────────────────────────────────────────────────
+
+
+class InputLine(msgspec.Struct):
+    """What a call needs of an input line; `body` is cut out unparsed."""
+
+    custom_id: str
+    body: msgspec.Raw
+
+
+decode_input_line: Callable[[bytes], InputLine] = msgspec.json.Decoder(InputLine).decode
+
+
+# ── Rendering output lines ──────────────────────────────────────────────────────────────────────────
+
+
+def render_response(
+    *, request_id: str, custom_id: str, status_code: int, response_id: str, body: bytes
+) -> bytes:
+    """An output line for an HTTP answer. `body` must be valid JSON with no raw line break in it."""
+    return (
+        b'{"id": "%b", "custom_id": %b, "response": {"status_code": %d, "request_id": %b, "body": %b}, "error": null}\n'
+        % (
+            request_id.encode(),
+            orjson.dumps(custom_id),
+            status_code,
+            orjson.dumps(response_id),
+            body,
+        )
+    )
+
+
+def render_failure(*, request_id: str, custom_id: str, code: str, message: str) -> bytes:
+    """An output line for a request that got no HTTP answer."""
+    return (
+        b'{"id": "%b", "custom_id": %b, "response": null, "error": {"code": %b, "message": %b}}\n'
+        % (
+            request_id.encode(),
+            orjson.dumps(custom_id),
+            orjson.dumps(code),
+            orjson.dumps(message),
+        )
+    )
+
+
+BATCH_EXPIRED = (
+    "batch_expired",
+    "This request could not be executed before the completion window expired.",
+)
+BATCH_CANCELLED = (
+    "batch_cancelled",
+    "This request was not executed because the batch was cancelled.",
+)

@@ -1,0 +1,29 @@
+"""A result: the finished output line of one input line. Pending means that there is no row.
+
+The primary key is the promise: a line has at most one result. Rows are only ever inserted, by
+`worker.recorder`, and are dropped when the batch's files stand.
+"""
+
+from sqlalchemy import BigInteger, Boolean, Integer, LargeBinary
+from sqlalchemy.orm import Mapped, mapped_column
+
+from models.base import Base, BigInt
+
+
+class Result(Base):
+    """`line` is the JSON line as it goes into the output (`succeeded`) or the error file, with its newline.
+
+    No foreign key to the batch: its check would cost more than the insert, and batches are not deleted.
+    """
+
+    __tablename__ = "results"
+
+    batch_pk: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    line_no: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    succeeded: Mapped[bool] = mapped_column(Boolean)
+    line: Mapped[bytes] = mapped_column(LargeBinary)
+    input_tokens: Mapped[BigInt]
+    cached_tokens: Mapped[BigInt]
+    output_tokens: Mapped[BigInt]
+    reasoning_tokens: Mapped[BigInt]
+    total_tokens: Mapped[BigInt]

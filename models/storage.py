@@ -1,0 +1,233 @@
+"""The bytes of files: streamed into and out of Postgres in compressed chunks.
+
+Promises: never more than a few chunks are in memory, whatever the file's size; a byte range costs
+only the chunks that it touches; no transaction is held while a client is slow.
+"""
+
+from collections.abc import AsyncIterator, Iterator
+from typing import NamedTuple
+
+import zstandard
+from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from models.database import Database
+from models.errors import InputUnreadable
+from models.file import File, FileChunk, FileStatus
+
+CHUNK_BYTES = 256 * 1024
+"""Raw bytes a chunk: small enough to fetch for one line, large enough to compress well."""
+
+_LEVEL = 1
+_FETCH = 8
+_BOM = b"\xef\xbb\xbf"
+
+
+class ChunkEncoder:
+    """Cuts a stream of bytes into numbered, compressed chunks of exactly `CHUNK_BYTES`."""
+
+    def __init__(self) -> None:
+        self._compressor = zstandard.ZstdCompressor(level=_LEVEL)
+        self._raw = bytearray()
+        self._no = 0
+        self.size_bytes = 0
+
+    def feed(self, data: bytes | bytearray | memoryview) -> Iterator[tuple[int, bytes]]:
+        """Take more bytes; yield the chunks that became whole."""
+        self.size_bytes += len(data)
+        self._raw += data
+        position = 0
+        while len(self._raw) - position >= CHUNK_BYTES:
+            yield self._encode(memoryview(self._raw)[position : position + CHUNK_BYTES])
+            position += CHUNK_BYTES
+        if position:
+            del self._raw[:position]
+
+    def finish(self) -> Iterator[tuple[int, bytes]]:
+        """Yield the last, shorter chunk, if any byte is left."""
+        if self._raw:
+            yield self._encode(memoryview(self._raw))
+            self._raw.clear()
+
+    def _encode(self, raw: memoryview) -> tuple[int, bytes]:
+        with raw:
+            encoded = self._no, self._compressor.compress(raw)
+        self._no += 1
+        return encoded
+
+
+async def insert_chunks(
+    session: AsyncSession, file_pk: int, chunks: list[tuple[int, bytes]]
+) -> None:
+    """Write some chunks of a file, in the caller's transaction."""
+    if chunks:
+        rows = [{"file_pk": file_pk, "no": no, "data": data} for no, data in chunks]
+        await session.execute(insert(FileChunk), rows)
+
+
+class Upload:
+    """A file being written piece by piece, each in a short transaction of its own.
+
+    It stays invisible until `publish`; when its writer dies, the sweep removes it.
+    """
+
+    def __init__(self, database: Database, file_pk: int) -> None:
+        self._database = database
+        self._encoder = ChunkEncoder()
+        self._pending: list[tuple[int, bytes]] = []
+        self.file_pk = file_pk
+
+    @property
+    def size_bytes(self) -> int:
+        """Raw bytes taken so far."""
+        return self._encoder.size_bytes
+
+    async def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Take more bytes; store them once a few chunks are whole."""
+        self._pending.extend(self._encoder.feed(data))
+        if len(self._pending) >= _FETCH:
+            await self._store()
+
+    async def publish(self, **values: object) -> File:
+        """Store the rest and make the file visible, with `values` for its other columns."""
+        self._pending.extend(self._encoder.finish())
+        await self._store()
+        async with self._database.begin() as session:
+            published = await session.execute(
+                update(File)
+                .where(File.pk == self.file_pk, File.status == FileStatus.UPLOADING)
+                .values(
+                    status=FileStatus.PROCESSED,
+                    bytes=self._encoder.size_bytes,
+                    touched_at=func.now(),
+                    **values,
+                )
+                .returning(File)
+            )
+            return published.scalar_one()
+
+    async def discard(self) -> None:
+        """Remove every trace of it."""
+        async with self._database.begin() as session:
+            await session.execute(
+                delete(File).where(File.pk == self.file_pk, File.status == FileStatus.UPLOADING)
+            )
+
+    async def _store(self) -> None:
+        async with self._database.begin() as session:
+            await insert_chunks(session, self.file_pk, self._pending)
+            await session.execute(
+                update(File).where(File.pk == self.file_pk).values(touched_at=func.now())
+            )
+        self._pending.clear()
+
+
+async def open_upload(database: Database, file: File) -> Upload:
+    """Begin writing a new file; `file` needs its id, purpose and file name."""
+    async with database.begin() as session:
+        file.chunk_bytes = CHUNK_BYTES
+        file.status = FileStatus.UPLOADING
+        session.add(file)
+        await session.flush()
+    return Upload(database, file.pk)
+
+
+async def read_range(
+    database: Database, file: File, start: int = 0, stop: int | None = None
+) -> AsyncIterator[bytes]:
+    """Yield the bytes `start` to `stop` of a file, chunk by chunk.
+
+    Each fetch is a transaction of its own, so a slow reader holds no connection.
+
+    Raises:
+        InputUnreadable: a chunk is missing or does not decode.
+    """
+    stop = file.bytes if stop is None else min(stop, file.bytes)
+    if start >= stop:
+        return
+    decompressor = zstandard.ZstdDecompressor()
+    no, last = start // file.chunk_bytes, (stop - 1) // file.chunk_bytes
+    while no <= last:
+        upto = min(no + _FETCH - 1, last)
+        async with database.begin() as session:
+            rows = (
+                await session.execute(
+                    select(FileChunk.no, FileChunk.data)
+                    .where(FileChunk.file_pk == file.pk, FileChunk.no.between(no, upto))
+                    .order_by(FileChunk.no)
+                )
+            ).all()
+        if [row.no for row in rows] != list(range(no, upto + 1)):
+            message = f"file {file.id} has lost chunks between {no} and {upto}"
+            raise InputUnreadable(message)
+        for row in rows:
+            raw = _decompress(decompressor, file, row.data)
+            base = row.no * file.chunk_bytes
+            if base < start or base + len(raw) > stop:
+                raw = raw[max(start - base, 0) : stop - base]
+            yield raw
+        no = upto + 1
+
+
+def _decompress(decompressor: zstandard.ZstdDecompressor, file: File, data: bytes) -> bytes:
+    try:
+        return decompressor.decompress(data, max_output_size=file.chunk_bytes)
+    except zstandard.ZstdError as error:
+        message = f"a chunk of file {file.id} does not decode"
+        raise InputUnreadable(message) from error
+
+
+class PlacedLine(NamedTuple):
+    """A line of a file: its number (from 1), where it begins, and its bytes without the line break."""
+
+    line_no: int
+    offset: int
+    raw: bytes
+
+
+class LineTooLong(InputUnreadable):
+    """A line is longer than the reader's limit; it carries the line's number."""
+
+    def __init__(self, line_no: int) -> None:
+        super().__init__(f"line {line_no} is too long")
+        self.line_no = line_no
+
+
+async def read_lines(
+    database: Database, file: File, *, max_line_bytes: int
+) -> AsyncIterator[list[PlacedLine]]:
+    r"""Yield the lines of a file, some at a time; blank lines are counted but not given.
+
+    `\r\n` ends a line like `\n`, the last line may lack its end, and a byte-order mark is skipped.
+
+    Raises:
+        LineTooLong: a line has more than `max_line_bytes` bytes.
+        InputUnreadable: the file cannot be read.
+    """
+    rest = bytearray()
+    offset, line_no = 0, 1
+    async for piece in read_range(database, file):
+        if offset == 0 and not rest and piece.startswith(_BOM):
+            offset, piece = len(_BOM), piece[len(_BOM) :]  # noqa: PLW2901  # the mark is no content
+        if b"\n" not in piece:
+            rest += piece
+            if len(rest) > max_line_bytes:
+                raise LineTooLong(line_no)
+            continue
+        block = bytes(rest) + piece if rest else piece
+        *whole, tail = block.split(b"\n")
+        lines: list[PlacedLine] = []
+        for raw in whole:
+            if len(raw) > max_line_bytes:
+                raise LineTooLong(line_no)
+            if raw and not raw.isspace():
+                lines.append(PlacedLine(line_no, offset, raw))
+            offset += len(raw) + 1
+            line_no += 1
+        rest = bytearray(tail)
+        if lines:
+            yield lines
+    if rest and not rest.isspace():
+        if len(rest) > max_line_bytes:
+            raise LineTooLong(line_no)
+        yield [PlacedLine(line_no, offset, bytes(rest))]

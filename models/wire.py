@@ -1,0 +1,216 @@
+"""OpenAI's objects as they stand in answers: every key always present, times in whole Unix seconds.
+
+Source: `openapi.yaml` of the OpenAI API (Batch, OpenAIFile, the list objects) and live answers; field
+order is that of the reference examples.
+"""
+
+from datetime import datetime
+from typing import Literal, Self
+
+from pydantic import BaseModel
+
+from models import batch as tables
+from models import file as file_tables
+from models.queries import Counts
+
+
+def unix(moment: datetime | None) -> int | None:
+    """Whole seconds since 1970, or null."""
+    return None if moment is None else int(moment.timestamp())
+
+
+class File(BaseModel):
+    """A file object."""
+
+    object: Literal["file"] = "file"
+    id: str
+    purpose: str
+    filename: str
+    bytes: int
+    created_at: int
+    expires_at: int | None
+    status: str
+    status_details: str | None = None
+
+    @classmethod
+    def of(cls, file: file_tables.File) -> Self:
+        """The file as a client sees it."""
+        return cls(
+            id=file.id,
+            purpose=file.purpose,
+            filename=file.filename,
+            bytes=file.bytes,
+            created_at=int(file.created_at.timestamp()),
+            expires_at=unix(file.expires_at),
+            status=file.status,
+        )
+
+
+class FileList(BaseModel):
+    """A page of files."""
+
+    object: Literal["list"] = "list"
+    data: list[File]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+    @classmethod
+    def of(cls, files: list[File], *, has_more: bool) -> Self:
+        """A page; `first_id` and `last_id` are null on an empty one."""
+        first, last = (files[0].id, files[-1].id) if files else (None, None)
+        return cls(data=files, first_id=first, last_id=last, has_more=has_more)
+
+
+class FileDeleted(BaseModel):
+    """The answer to a deletion."""
+
+    id: str
+    object: Literal["file"] = "file"
+    deleted: Literal[True] = True
+
+
+class RequestCounts(BaseModel):
+    """How many lines there are, and how many have ended which way."""
+
+    total: int = 0
+    completed: int = 0
+    failed: int = 0
+
+
+class InputTokensDetails(BaseModel):
+    """Part of `usage`."""
+
+    cached_tokens: int = 0
+
+
+class OutputTokensDetails(BaseModel):
+    """Part of `usage`."""
+
+    reasoning_tokens: int = 0
+
+
+class Usage(BaseModel):
+    """Tokens summed over the lines, in the wording of the Responses API."""
+
+    input_tokens: int
+    input_tokens_details: InputTokensDetails
+    output_tokens: int
+    output_tokens_details: OutputTokensDetails
+    total_tokens: int
+
+    @classmethod
+    def of(cls, usage: dict[str, int]) -> Self:
+        """The sums kept with a batch, as a client sees them."""
+        return cls(
+            input_tokens=usage["input_tokens"],
+            input_tokens_details=InputTokensDetails(cached_tokens=usage["cached_tokens"]),
+            output_tokens=usage["output_tokens"],
+            output_tokens_details=OutputTokensDetails(reasoning_tokens=usage["reasoning_tokens"]),
+            total_tokens=usage["total_tokens"],
+        )
+
+
+class BatchError(BaseModel):
+    """One fault of the input; `line` counts from 1 and is null for faults of the whole file."""
+
+    code: str
+    message: str
+    param: str | None
+    line: int | None
+
+
+class BatchErrors(BaseModel):
+    """The faults for which a batch failed."""
+
+    object: Literal["list"] = "list"
+    data: list[BatchError]
+
+
+class Batch(BaseModel):
+    """A batch object."""
+
+    id: str
+    object: Literal["batch"] = "batch"
+    endpoint: str
+    model: str | None
+    errors: BatchErrors | None
+    input_file_id: str
+    completion_window: str
+    status: str
+    output_file_id: str | None
+    error_file_id: str | None
+    created_at: int
+    in_progress_at: int | None
+    expires_at: int | None
+    finalizing_at: int | None
+    completed_at: int | None
+    failed_at: int | None
+    expired_at: int | None
+    cancelling_at: int | None
+    cancelled_at: int | None
+    request_counts: RequestCounts
+    usage: Usage | None
+    metadata: dict[str, str] | None
+
+    @classmethod
+    def of(cls, batch: tables.Batch, counts: Counts) -> Self:
+        """The batch as a client sees it, with the counts that hold just now."""
+        return cls(
+            id=batch.id,
+            endpoint=batch.endpoint,
+            model=batch.model,
+            errors=None
+            if batch.errors is None
+            else BatchErrors(data=[BatchError.model_validate(error) for error in batch.errors]),
+            input_file_id=batch.input_file_id,
+            completion_window=batch.completion_window,
+            status=batch.status,
+            output_file_id=batch.output_file_id,
+            error_file_id=batch.error_file_id,
+            created_at=int(batch.created_at.timestamp()),
+            in_progress_at=unix(batch.in_progress_at),
+            expires_at=unix(batch.expires_at),
+            finalizing_at=unix(batch.finalizing_at),
+            completed_at=unix(batch.completed_at),
+            failed_at=unix(batch.failed_at),
+            expired_at=unix(batch.expired_at),
+            cancelling_at=unix(batch.cancelling_at),
+            cancelled_at=unix(batch.cancelled_at),
+            request_counts=RequestCounts(
+                total=counts.total, completed=counts.completed, failed=counts.failed
+            ),
+            usage=None if batch.usage is None else Usage.of(batch.usage),
+            metadata=batch.metadata_,
+        )
+
+
+class BatchList(BaseModel):
+    """A page of batches."""
+
+    object: Literal["list"] = "list"
+    data: list[Batch]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+    @classmethod
+    def of(cls, batches: list[Batch], *, has_more: bool) -> Self:
+        """A page; `first_id` and `last_id` are null on an empty one."""
+        first, last = (batches[0].id, batches[-1].id) if batches else (None, None)
+        return cls(data=batches, first_id=first, last_id=last, has_more=has_more)
+
+
+class ErrorBody(BaseModel):
+    """What went wrong; all four keys are always there."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorEnvelope(BaseModel):
+    """The body of every answer that is not a success."""
+
+    error: ErrorBody
