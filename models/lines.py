@@ -69,9 +69,6 @@ def invalid_type(param: str, expected: str, value: object) -> str:
     return f"Invalid type for '{param}': expected {expected}, but got {json_type(value)} instead."
 
 
-# ── Judging input lines ─────────────────────────────────────────────────────────────────────────────
-
-
 @dataclass(frozen=True, slots=True)
 class LineError:
     """One entry of `batch.errors.data`. `line` counts from 1; null for faults of the whole file."""
@@ -160,6 +157,23 @@ class LineChecker:
         return None
 
 
+def _is_too_deep(raw: bytes) -> bool:
+    """Whether a line nests deeper than the reader of lines can follow (about 900 levels)."""
+    if raw.count(b"[") + raw.count(b"{") < _SURELY_SHALLOW:
+        return False
+    try:
+        decode_input_line(raw)
+    except RecursionError:
+        return True
+    except msgspec.MsgspecError:
+        # Not of the right form; another rule says so in words.
+        return False
+    return False
+
+
+_SURELY_SHALLOW = 400
+
+
 def _url_fault(url: str) -> tuple[str, str, str]:
     if url in set(Endpoint):
         return (
@@ -197,9 +211,6 @@ def is_json_object(raw: bytes) -> bool:
         return False
 
 
-# ── Reading lines that were judged good ─────────────────────────────────────────────────────────────
-
-
 class InputLine(msgspec.Struct):
     """What a call needs of an input line; `body` is cut out unparsed."""
 
@@ -210,15 +221,13 @@ class InputLine(msgspec.Struct):
 decode_input_line: Callable[[bytes], InputLine] = msgspec.json.Decoder(InputLine).decode
 
 
-# ── Rendering output lines ──────────────────────────────────────────────────────────────────────────
-
-
 def render_response(
     *, request_id: str, custom_id: str, status_code: int, response_id: str, body: bytes
 ) -> bytes:
     """An output line for an HTTP answer. `body` must be valid JSON with no raw line break in it."""
     return (
-        b'{"id": "%b", "custom_id": %b, "response": {"status_code": %d, "request_id": %b, "body": %b}, "error": null}\n'
+        b'{"id": "%b", "custom_id": %b, "response": {"status_code": %d, "request_id": %b,'
+        b' "body": %b}, "error": null}\n'
         % (
             request_id.encode(),
             orjson.dumps(custom_id),

@@ -4,7 +4,7 @@ Promises: never more than a few chunks are in memory, whatever the file's size; 
 only the chunks that it touches; no transaction is held while a client is slow.
 """
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import NamedTuple
 
 import zstandard
@@ -20,6 +20,7 @@ CHUNK_BYTES = 256 * 1024
 
 _LEVEL = 1
 _FETCH = 8
+_SPAN_BYTES = 4 * CHUNK_BYTES
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -175,6 +176,32 @@ def _decompress(decompressor: zstandard.ZstdDecompressor, file: File, data: byte
     except zstandard.ZstdError as error:
         message = f"a chunk of file {file.id} does not decode"
         raise InputUnreadable(message) from error
+
+
+async def read_places(
+    database: Database, file: File, places: Sequence[tuple[int, int, int]]
+) -> AsyncIterator[tuple[int, bytes]]:
+    """Yield (line number, bytes) for each (line number, offset, length), in the given order.
+
+    Neighbours are fetched together, about a megabyte at a time.
+
+    Raises:
+        InputUnreadable: the file cannot be read.
+    """
+    begin = 0
+    while begin < len(places):
+        _, start, length = places[begin]
+        stop, end = start + length, begin + 1
+        while end < len(places):
+            _, offset, length = places[end]
+            is_near = 0 <= offset - stop < file.chunk_bytes
+            if not is_near or offset + length - start > _SPAN_BYTES:
+                break
+            stop, end = offset + length, end + 1
+        span = b"".join([piece async for piece in read_range(database, file, start, stop)])
+        for line_no, offset, length in places[begin:end]:
+            yield line_no, span[offset - start : offset - start + length]
+        begin = end
 
 
 class PlacedLine(NamedTuple):

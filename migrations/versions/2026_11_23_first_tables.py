@@ -10,7 +10,6 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 from alembic import op
 
-
 revision: str = "41d9128d37d8"
 down_revision: str | None = None
 branch_labels: str | Sequence[str] | None = None
@@ -126,7 +125,8 @@ def upgrade() -> None:
         sa.Column("lease_owner", sa.Text(), nullable=True),
         sa.Column("lease_until", sa.DateTime(timezone=True), nullable=True),
         sa.CheckConstraint(
-            "(output_file_id IS NULL AND error_file_id IS NULL) OR status IN ('completed', 'expired', 'cancelled')",
+            "(output_file_id IS NULL AND error_file_id IS NULL)"
+            " OR status IN ('completed', 'expired', 'cancelled')",
             name=op.f("ck_batches_file_ids_only_at_the_end"),
         ),
         sa.CheckConstraint(
@@ -160,7 +160,8 @@ def upgrade() -> None:
             name=op.f("ck_batches_in_progress_at"),
         ),
         sa.CheckConstraint(
-            "status IN ('validating', 'failed', 'in_progress', 'finalizing', 'completed', 'expired', 'cancelling', 'cancelled')",
+            "status IN ('validating', 'failed', 'in_progress', 'finalizing', 'completed', 'expired',"
+            " 'cancelling', 'cancelled')",
             name=op.f("ck_batches_status_known"),
         ),
         sa.CheckConstraint(
@@ -215,7 +216,8 @@ def upgrade() -> None:
         sa.Column("succeeded", sa.Integer(), server_default="0", nullable=False),
         sa.Column("failed", sa.Integer(), server_default="0", nullable=False),
         sa.CheckConstraint(
-            "(state = 'running') = (lease_owner IS NOT NULL) AND (lease_owner IS NULL) = (lease_until IS NULL)",
+            "(state = 'running') = (lease_owner IS NOT NULL)"
+            " AND (lease_owner IS NULL) = (lease_until IS NULL)",
             name=op.f("ck_shards_lease_only_while_running"),
         ),
         sa.CheckConstraint(
@@ -226,7 +228,8 @@ def upgrade() -> None:
             "state IN ('queued', 'running', 'done')", name=op.f("ck_shards_state_known")
         ),
         sa.CheckConstraint(
-            "size > 0 AND cardinality(line_numbers) = size AND cardinality(offsets) = size AND cardinality(lengths) = size",
+            "size > 0 AND cardinality(line_numbers) = size AND cardinality(offsets) = size"
+            " AND cardinality(lengths) = size",
             name=op.f("ck_shards_lines_whole"),
         ),
         sa.CheckConstraint(

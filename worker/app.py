@@ -1,0 +1,60 @@
+"""The Celery application as `celery -A worker.app:app` finds it: tasks, beat, signals, logs."""
+
+import logging
+from typing import Any
+
+from celery.signals import (
+    setup_logging,
+    worker_process_shutdown,
+    worker_shutdown,
+    worker_shutting_down,
+)
+
+from models.settings import BrokerSettings
+from worker.queue import CONTROL_QUEUE, SWEEP, make_celery
+from worker.runtime import running_loop_thread
+from worker.settings import ControlSettings
+from worker.tasks import register_tasks
+
+app = make_celery(BrokerSettings().redis_url.get_secret_value())
+register_tasks(app)
+
+_sweep_seconds = ControlSettings().sweep_seconds
+app.conf.beat_schedule = {
+    SWEEP: {
+        "task": SWEEP,
+        "schedule": _sweep_seconds,
+        # One that could not be answered in time is worth nothing: the next is on its way.
+        "options": {"queue": CONTROL_QUEUE, "expires": 5 * _sweep_seconds},
+    }
+}
+# The schedule is in the code; there is nothing to remember between starts.
+app.conf.beat_scheduler = "celery.beat:Scheduler"
+
+
+@setup_logging.connect  # type: ignore[untyped-decorator]
+def _set_up_logging(loglevel: int | str | None = None, **_: Any) -> None:  # Celery's own
+    logging.basicConfig(
+        level=loglevel or logging.INFO,
+        format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
+        force=True,
+    )
+    # One line for every bell answered says nothing; what the stages did, they say themselves.
+    for name in ("celery.worker.strategy", "celery.app.trace", "celery.beat"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+@worker_shutting_down.connect  # type: ignore[untyped-decorator]
+def _drain(**_: Any) -> None:
+    """Threads pool: the shards at work hear of it at once, and hand themselves back."""
+    loop = running_loop_thread()
+    if loop is not None:
+        loop.drain()
+
+
+@worker_process_shutdown.connect  # type: ignore[untyped-decorator]
+@worker_shutdown.connect  # type: ignore[untyped-decorator]
+def _stop(**_: Any) -> None:
+    loop = running_loop_thread()
+    if loop is not None:
+        loop.stop()

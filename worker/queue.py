@@ -1,0 +1,124 @@
+"""The doorbell: short Celery messages that say "go and look", and nothing else.
+
+Promises: a message carries no work and no truth, so that losing, repeating or delaying it changes
+nothing but the time; ringing never raises and never blocks for more than a few seconds (the sweep
+rings again for whatever is runnable).
+"""
+
+import logging
+
+from celery import Celery
+from kombu.exceptions import OperationalError
+
+log = logging.getLogger(__name__)
+
+CONTROL_QUEUE = "control"
+RUN_QUEUE = "run"
+VALIDATE_BATCH = "validate_batch"
+FINALIZE_BATCH = "finalize_batch"
+SWEEP = "sweep"
+RUN_SHARD = "run_shard"
+
+RUN_WINDOW = 64
+"""Most `run_shard` bells kept waiting: enough for every idle slot, few enough to be forgotten soon."""
+
+_ANSWER_SECONDS = 1.0
+_SOCKET_SECONDS = 2.0
+# What kombu and redis-py raise when the broker is away.
+_BROKER_ERRORS = (OperationalError, OSError)
+
+
+def make_celery(broker_url: str, *, socket_seconds: float | None = None) -> Celery:
+    """The Celery application, for those who ring and for those who answer.
+
+    No result backend, early acknowledgement, no prefetching, no ETA: redelivery is the business of
+    the leases in Postgres, with one clock and one code path.
+    """
+    celery = Celery("overnight", broker=broker_url)
+    transport_options: dict[str, object] = {"health_check_interval": 10}
+    if socket_seconds is not None:
+        transport_options |= {
+            "socket_timeout": socket_seconds,
+            "socket_connect_timeout": socket_seconds,
+        }
+    celery.conf.update(
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_transport_options=transport_options,
+        enable_utc=True,
+        task_acks_late=False,
+        task_create_missing_queues=True,
+        task_default_queue=CONTROL_QUEUE,
+        task_ignore_result=True,
+        task_routes={RUN_SHARD: {"queue": RUN_QUEUE}},
+        task_store_errors_even_if_ignored=False,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        worker_disable_prefetch=True,
+        worker_hijack_root_logger=False,
+        worker_prefetch_multiplier=1,
+    )
+    return celery
+
+
+class Doorbell:
+    """Rings the workers. Safe to use from several threads; it blocks, so never on an event loop."""
+
+    def __init__(self, broker_url: str) -> None:
+        self._celery = make_celery(broker_url, socket_seconds=_SOCKET_SECONDS)
+
+    def ring_validate(self, batch_pk: int) -> None:
+        """A batch waits to be validated."""
+        self._ring(VALIDATE_BATCH, batch_pk)
+
+    def ring_run(self, times: int = 1) -> None:
+        """So many shards may be runnable; each bell wakes one idle slot."""
+        for _ in range(times):
+            if not self._ring(RUN_SHARD):
+                return
+
+    def ring_finalize(self, batch_pk: int) -> None:
+        """A batch may be ready to have its files written."""
+        self._ring(FINALIZE_BATCH, batch_pk)
+
+    def ring_sweep(self) -> None:
+        """Somebody should look at everything."""
+        self._ring(SWEEP)
+
+    def waiting_run_bells(self) -> int | None:
+        """How many `run_shard` bells nobody has answered yet; `None` if the broker is away."""
+        try:
+            with self._celery.connection_for_write() as connection:
+                return int(connection.default_channel.client.llen(RUN_QUEUE))
+        except _BROKER_ERRORS:
+            return None
+
+    def broker_answers(self) -> bool:
+        """Whether the broker can be reached."""
+        return self.waiting_run_bells() is not None
+
+    def workers_answer(self) -> bool:
+        """Whether at least one worker answers a ping within about a second."""
+        try:
+            return bool(self._celery.control.ping(timeout=_ANSWER_SECONDS, limit=1))
+        except _BROKER_ERRORS:
+            return False
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._celery.close()
+
+    def _ring(self, name: str, *args: int) -> bool:
+        try:
+            self._celery.send_task(name, args=args, queue=_QUEUE_OF[name], retry=False)
+        except _BROKER_ERRORS as error:
+            log.warning("could not ring %s%s: %s; the sweep will", name, args, type(error).__name__)
+            return False
+        return True
+
+
+_QUEUE_OF = {
+    VALIDATE_BATCH: CONTROL_QUEUE,
+    FINALIZE_BATCH: CONTROL_QUEUE,
+    SWEEP: CONTROL_QUEUE,
+    RUN_SHARD: RUN_QUEUE,
+}

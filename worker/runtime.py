@@ -1,0 +1,122 @@
+"""One per process: the event loop in its own thread, and what lives on it.
+
+A Celery task, in whatever thread or child process it runs, submits a coroutine here and waits. One
+loop for the life of the process, because the database pool and the HTTP connections belong to it.
+
+Promises: started on first use, so that it is right after a fork; `drain` asks everything to end and
+cancels nothing.
+"""
+
+import asyncio
+import os
+import secrets
+import socket
+import threading
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any, Self, TypeVar
+
+import uvloop
+
+from models.database import Database
+from models.settings import BrokerSettings, DatabaseSettings, UpstreamSettings
+from worker.limiter import Limiter
+from worker.queue import Doorbell
+from worker.retry import Neighbours
+from worker.settings import ControlSettings, RunSettings, ValidateSettings
+from worker.upstream import Upstream
+
+Answer = TypeVar("Answer")
+
+
+@dataclass(slots=True)
+class Runtime:
+    """What every stage is given."""
+
+    owner: str
+    """The name under which this process holds leases; new with every start."""
+
+    database: Database
+    doorbell: Doorbell
+    upstream: Upstream
+    limiter: Limiter
+    validate_settings: ValidateSettings
+    run_settings: RunSettings
+    control_settings: ControlSettings
+    neighbours: Neighbours = field(default_factory=Neighbours)
+    draining: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @classmethod
+    def from_environment(cls) -> Self:
+        """The runtime of this process's settings. Opens no connection."""
+        run_settings = RunSettings()
+        return cls(
+            owner=f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}",
+            database=Database.connect(DatabaseSettings(), role="worker"),
+            doorbell=Doorbell(BrokerSettings().redis_url.get_secret_value()),
+            upstream=Upstream.connect(UpstreamSettings()),
+            limiter=Limiter(run_settings.max_in_flight),
+            validate_settings=ValidateSettings(),
+            run_settings=run_settings,
+            control_settings=ControlSettings(),
+        )
+
+    def clock(self) -> float:
+        """Monotonic seconds, for measuring how long something has lasted."""
+        return asyncio.get_running_loop().time()
+
+    async def ring(self, bell: Callable[..., Answer], *args: int) -> Answer:
+        """Use the doorbell, which blocks, without holding up the loop."""
+        return await asyncio.to_thread(bell, *args)
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        await self.upstream.aclose()
+        await self.database.dispose()
+        self.doorbell.close()
+
+
+class LoopThread:
+    """An event loop in a thread of its own, and the runtime on it."""
+
+    def __init__(self) -> None:
+        self._loop = uvloop.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="loop", daemon=True)
+        self._thread.start()
+        self.runtime = self.run(_make_runtime())
+
+    def run(self, coroutine: Coroutine[Any, Any, Answer]) -> Answer:
+        """Run a coroutine on the loop and wait for its result."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+    def drain(self) -> None:
+        """Ask everything that runs here to come to its end. Safe in a signal handler's thread."""
+        self._loop.call_soon_threadsafe(self.runtime.draining.set)
+
+    def stop(self) -> None:
+        """Close the connections and end the loop."""
+        self.run(self.runtime.aclose())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(timeout=5)
+
+
+async def _make_runtime() -> Runtime:
+    return Runtime.from_environment()
+
+
+_starting = threading.Lock()
+_started: dict[int, LoopThread] = {}
+"""By process id: a child that was forked from a process with a loop needs one of its own."""
+
+
+def loop_thread() -> LoopThread:
+    """The loop of this process, started on first use."""
+    with _starting:
+        if os.getpid() not in _started:
+            _started[os.getpid()] = LoopThread()
+        return _started[os.getpid()]
+
+
+def running_loop_thread() -> LoopThread | None:
+    """The loop of this process, if it has been started."""
+    return _started.get(os.getpid())

@@ -1,0 +1,102 @@
+"""Settings of the workers, one class per owner; read from `OVERNIGHT_…`."""
+
+from typing import Self
+
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings
+
+from models.settings import ENV
+
+
+class ValidateSettings(BaseSettings):
+    """What an input file may hold, and how it is cut into shards."""
+
+    model_config = ENV
+
+    max_lines: int = Field(default=50_000, gt=0, description="Most requests in one batch.")
+    max_line_bytes: int = Field(
+        default=32 * 1024 * 1024, gt=0, description="Longest line of an input file, in bytes."
+    )
+    max_batch_errors: int = Field(
+        default=1000, gt=0, description="Most entries that `errors.data` of a failed batch lists."
+    )
+    shard_lines: int = Field(default=250, gt=0, le=10_000, description="Most lines in one shard.")
+    shard_bytes: int = Field(
+        default=4 * 1024 * 1024,
+        gt=0,
+        description="A shard is closed when its lines reach this size.",
+    )
+
+
+class RunSettings(BaseSettings):
+    """How a run worker calls the model server and keeps what comes back."""
+
+    model_config = ENV
+
+    max_in_flight: int = Field(
+        default=128, gt=0, le=10_000, description="Most calls in flight in one run worker process."
+    )
+    shards_per_worker: int = Field(
+        default=8,
+        gt=0,
+        le=100,
+        description="Shards that one run worker process works on at a time.",
+    )
+    line_max_tries: int = Field(
+        default=6,
+        gt=0,
+        description="Failed tries after which a line whose neighbours succeed is given up.",
+    )
+    retry_base_seconds: float = Field(default=0.5, gt=0, description="First wait before a new try.")
+    retry_cap_seconds: float = Field(
+        default=20,
+        gt=0,
+        description="Longest wait before a new try, unless the server asks for more.",
+    )
+    lease_seconds: float = Field(
+        default=15,
+        ge=2,
+        description="A worker that is silent for so long loses its shard or batch.",
+    )
+    drain_seconds: float = Field(
+        default=30,
+        ge=0,
+        description="Time that calls in flight get to end when a worker is stopped.",
+    )
+    cancel_grace_seconds: float = Field(
+        default=30,
+        ge=0,
+        description="Time that calls in flight get to end when their batch is cancelled.",
+    )
+    record_seconds: float = Field(
+        default=0.5, gt=0, description="Longest time that a result waits to be written."
+    )
+    record_rows: int = Field(default=200, gt=0, description="Results that are written at once.")
+
+    @model_validator(mode="after")
+    def _lease_outlives_heartbeats(self) -> Self:
+        if self.lease_seconds < 3 * self.record_seconds:
+            message = "lease_seconds must be at least three times record_seconds"
+            raise ValueError(message)
+        return self
+
+
+class ControlSettings(BaseSettings):
+    """How the control worker and beat behave."""
+
+    model_config = ENV
+
+    control_processes: int = Field(
+        default=2, gt=0, le=64, description="Processes that validate and finalize batches."
+    )
+    sweep_seconds: float = Field(
+        default=2, gt=0, description="How often everything is looked over for what was missed."
+    )
+    output_retention_seconds: int = Field(
+        default=30 * 24 * 3600,
+        gt=0,
+        description="Life of output and error files, unless a batch says otherwise.",
+    )
+    upload_stall_seconds: int = Field(
+        default=3600, gt=0, description="An upload that has not moved for so long is removed."
+    )

@@ -1,0 +1,1 @@
+"""A batch's life in reading order: validate, shard, run, finalize; and sweep, which mends the rest."""

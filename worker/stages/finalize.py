@@ -1,0 +1,279 @@
+"""Stage 4: write the output and the error file, and close the batch.
+
+Promises: the files, their ids, the final counts, the usage and the final status appear in one
+transaction, which also drops the result rows; every input line is in exactly one of the two files,
+once; an id is published only for a file that has a line. If the process dies here, nothing of it
+was seen, and it is done again.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import dataclass
+from datetime import timedelta
+
+from sqlalchemy import delete, exists, func, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from models.batch import Batch
+from models.file import File, FileStatus
+from models.ids import new_file_id, request_id
+from models.lifecycle import BatchStatus, ShardState
+from models.lines import BATCH_CANCELLED, BATCH_EXPIRED, decode_input_line, render_failure
+from models.queries import advance
+from models.result import Result
+from models.shard import Shard
+from models.storage import CHUNK_BYTES, ChunkEncoder, insert_chunks, read_places
+from worker.lease import claim_batch, release_batch, renew_batch
+from worker.runtime import Runtime
+
+log = logging.getLogger(__name__)
+
+_PAGE_BYTES = 4 * 1024 * 1024
+_PAGE_ROWS = 5000
+
+
+async def finalize_batch(runtime: Runtime, batch_pk: int) -> None:
+    """Finish a batch whose lines are done, whose window has closed, or that was cancelled."""
+    batch = await _claim(runtime, batch_pk)
+    if batch is None:
+        return
+    try:
+        async with _keeping_lease(runtime, batch):
+            status = await _write_and_close(runtime, batch)
+    except BaseException:
+        # The next bell need not wait for the lease to lapse.
+        with contextlib.suppress(Exception):
+            await release_batch(runtime.database, batch_pk, owner=runtime.owner)
+        raise
+    log.info("batch %s: %s", batch.id, status or "no longer ours to finalize")
+
+
+async def _claim(runtime: Runtime, batch_pk: int) -> Batch | None:
+    """Take the batch if it is time: nobody is at work on its lines, and nobody can be any more."""
+    lease_seconds = runtime.run_settings.lease_seconds
+    is_held = exists().where(
+        Shard.batch_pk == batch_pk,
+        Shard.state == ShardState.RUNNING,
+        Shard.lease_until > func.now(),
+    )
+    async with runtime.database.begin() as session:
+        if await session.scalar(select(is_held)):
+            return None
+        batch = await claim_batch(
+            session,
+            batch_pk,
+            BatchStatus.FINALIZING,
+            BatchStatus.CANCELLING,
+            owner=runtime.owner,
+            lease_seconds=lease_seconds,
+        )
+        if batch is not None:
+            # A worker that lost touch must not add a result to what is being written.
+            await session.execute(
+                update(Shard)
+                .where(Shard.batch_pk == batch_pk, Shard.state == ShardState.RUNNING)
+                .values(state=ShardState.QUEUED.value, lease_owner=None, lease_until=None)
+            )
+        return batch
+
+
+@contextlib.asynccontextmanager
+async def _keeping_lease(runtime: Runtime, batch: Batch) -> AsyncGenerator[None]:
+    """Renew the batch's lease, on a connection of its own, while the block runs."""
+    lease_seconds = runtime.run_settings.lease_seconds
+
+    async def renew() -> None:
+        while True:
+            await asyncio.sleep(lease_seconds / 4)
+            # Losing it is noticed by the guard of the final write.
+            with contextlib.suppress(Exception):
+                await renew_batch(
+                    runtime.database, batch, owner=runtime.owner, lease_seconds=lease_seconds
+                )
+
+    renewing = asyncio.create_task(renew())
+    try:
+        yield
+    finally:
+        renewing.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await renewing
+
+
+async def _write_and_close(runtime: Runtime, batch: Batch) -> BatchStatus | None:
+    """Everything in one transaction; `None` if the batch turned out not to be ours any more."""
+    async with runtime.database.begin() as session:
+        pages, answered = await _plan(session, batch.pk)
+        retention = (
+            batch.output_expires_after_seconds or runtime.control_settings.output_retention_seconds
+        )
+        output = _OutputFile(session, f"{batch.id}_output.jsonl", retention)
+        errors = _OutputFile(session, f"{batch.id}_error.jsonl", retention)
+        async for succeeded, line in _results(session, batch.pk, pages):
+            await (output if succeeded else errors).write(line)
+        missing = await _missing_places(session, batch, answered)
+        status = _final_status(batch, has_missing=bool(missing))
+        async for line in _unanswered_lines(runtime, batch, status, missing):
+            await errors.write(line)
+        output_file_id, error_file_id = await output.close(), await errors.close()
+        totals = await _totals(session, batch.pk)
+        closed = await advance(
+            session,
+            batch.pk,
+            status,
+            Batch.lease_owner == runtime.owner,
+            output_file_id=output_file_id,
+            error_file_id=error_file_id,
+            completed=totals.completed,
+            failed=totals.failed,
+            usage=totals.usage,
+        )
+        if not closed:
+            await session.rollback()
+            return None
+        await session.execute(delete(Result).where(Result.batch_pk == batch.pk))
+        await session.execute(delete(Shard).where(Shard.batch_pk == batch.pk))
+    return status
+
+
+def _final_status(batch: Batch, *, has_missing: bool) -> BatchStatus:
+    if batch.status == BatchStatus.CANCELLING:
+        return BatchStatus.CANCELLED
+    return BatchStatus.EXPIRED if has_missing else BatchStatus.COMPLETED
+
+
+async def _plan(session: AsyncSession, batch_pk: int) -> tuple[list[tuple[int, int]], set[int]]:
+    """Ranges of line numbers whose results fit into memory together, and all answered lines."""
+    rows = await session.execute(
+        select(Result.line_no, func.octet_length(Result.line))
+        .where(Result.batch_pk == batch_pk)
+        .order_by(Result.line_no)
+    )
+    pages: list[tuple[int, int]] = []
+    answered: set[int] = set()
+    size = count = first = 0
+    for line_no, length in rows:
+        if count and (size + length > _PAGE_BYTES or count == _PAGE_ROWS):
+            pages.append((first, line_no - 1))
+            size = count = 0
+        if not count:
+            first = line_no
+        size, count = size + length, count + 1
+        answered.add(line_no)
+    if count:
+        pages.append((first, max(answered)))
+    return pages, answered
+
+
+async def _results(
+    session: AsyncSession, batch_pk: int, pages: list[tuple[int, int]]
+) -> AsyncIterator[tuple[bool, bytes]]:
+    for first, last in pages:
+        rows = await session.execute(
+            select(Result.succeeded, Result.line)
+            .where(Result.batch_pk == batch_pk, Result.line_no.between(first, last))
+            .order_by(Result.line_no)
+        )
+        for succeeded, line in rows.tuples():
+            yield succeeded, line
+
+
+async def _missing_places(
+    session: AsyncSession, batch: Batch, answered: set[int]
+) -> list[tuple[int, int, int]]:
+    """Where the lines without a result are."""
+    if len(answered) == batch.total:
+        return []
+    rows = await session.execute(
+        select(Shard.line_numbers, Shard.offsets, Shard.lengths).where(Shard.batch_pk == batch.pk)
+    )
+    places = [
+        place
+        for columns in rows.tuples()
+        for place in zip(*columns, strict=True)
+        if place[0] not in answered
+    ]
+    # In file order, so that neighbours are read together.
+    return sorted(places, key=lambda place: place[1])
+
+
+async def _unanswered_lines(
+    runtime: Runtime, batch: Batch, status: BatchStatus, places: list[tuple[int, int, int]]
+) -> AsyncIterator[bytes]:
+    """An error line for each line that never ran, with the custom id from the input."""
+    if not places:
+        return
+    code, message = BATCH_CANCELLED if status is BatchStatus.CANCELLED else BATCH_EXPIRED
+    async with runtime.database.begin() as session:
+        file = await session.get_one(File, batch.input_file_pk)
+    async for line_no, raw in read_places(runtime.database, file, places):
+        yield render_failure(
+            request_id=request_id(batch.id, line_no),
+            custom_id=decode_input_line(raw).custom_id,
+            code=code,
+            message=message,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Totals:
+    completed: int
+    failed: int
+    usage: dict[str, int]
+
+
+async def _totals(session: AsyncSession, batch_pk: int) -> _Totals:
+    tokens = [
+        Result.input_tokens,
+        Result.cached_tokens,
+        Result.output_tokens,
+        Result.reasoning_tokens,
+        Result.total_tokens,
+    ]
+    row = (
+        await session.execute(
+            select(
+                func.count().filter(Result.succeeded),
+                func.count().filter(~Result.succeeded),
+                *(func.coalesce(func.sum(column), 0) for column in tokens),
+            ).where(Result.batch_pk == batch_pk)
+        )
+    ).one()
+    completed, failed, *sums = row
+    usage = {column.key: int(total) for column, total in zip(tokens, sums, strict=True)}
+    return _Totals(completed, failed, usage)
+
+
+class _OutputFile:
+    """A file that comes into being with its first line, in the session's transaction."""
+
+    def __init__(self, session: AsyncSession, filename: str, retention_seconds: int) -> None:
+        self._session = session
+        self._encoder = ChunkEncoder()
+        self._file = File(
+            id=new_file_id(),
+            purpose="batch_output",
+            filename=filename,
+            chunk_bytes=CHUNK_BYTES,
+            status=FileStatus.PROCESSED.value,
+            expires_at=func.now() + timedelta(seconds=retention_seconds),
+        )
+        self._is_open = False
+
+    async def write(self, line: bytes) -> None:
+        if not self._is_open:
+            self._session.add(self._file)
+            await self._session.flush()
+            self._is_open = True
+        await insert_chunks(self._session, self._file.pk, list(self._encoder.feed(line)))
+
+    async def close(self) -> str | None:
+        """The file's id, or `None` if no line was written."""
+        if not self._is_open:
+            return None
+        await insert_chunks(self._session, self._file.pk, list(self._encoder.finish()))
+        self._file.bytes = self._encoder.size_bytes
+        await self._session.flush()
+        return self._file.id

@@ -1,0 +1,194 @@
+"""Stage 3: claim a shard, call its pending lines, record what comes back, close it.
+
+Promises: a line that has a result row is never called again; a call is begun only while the lease is
+held and the window is open; on shutdown no call is begun and those in flight get their time to end.
+If the process dies here, the lease lapses, and the lines without a result are another worker's.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from models.file import File
+from models.ids import fallback_response_id, request_id
+from models.lifecycle import BatchStatus
+from models.lines import InputLine, decode_input_line, render_failure, render_response
+from models.storage import read_places
+from worker.lease import ClaimedShard, advance_if_all_done, claim_shard, close_shard
+from worker.recorder import Recorder, Row
+from worker.retry import backoff_seconds
+from worker.runtime import Runtime
+from worker.upstream import Outcome, Verdict
+
+log = logging.getLogger(__name__)
+
+
+async def run_shard(runtime: Runtime) -> None:
+    """Answer one bell: work on the most urgent runnable shard, if there is one."""
+    if runtime.draining.is_set():
+        return
+    shard = await claim_shard(
+        runtime.database, owner=runtime.owner, lease_seconds=runtime.run_settings.lease_seconds
+    )
+    if shard is None:
+        return
+    try:
+        await ShardRun(runtime, shard).run()
+    finally:
+        is_done = await close_shard(runtime.database, shard, owner=runtime.owner)
+    if is_done and await advance_if_all_done(runtime.database, shard.batch_pk):
+        log.info("batch %s: every line has its answer", shard.batch_id)
+        await runtime.ring(runtime.doorbell.ring_finalize, shard.batch_pk)
+    elif not is_done:
+        # It may have been the last at work on a batch that is being cancelled or has expired.
+        await runtime.ring(runtime.doorbell.ring_finalize, shard.batch_pk)
+    await runtime.ring(runtime.doorbell.ring_run)
+
+
+class ShardRun:
+    """The work on one claimed shard, from the first line to the joined recorder.
+
+    It ends in one of three ways: every line answered; *stopped*, when no call is begun any more and
+    those in flight get a grace period; *aborted*, when those in flight are given up too.
+    """
+
+    def __init__(self, runtime: Runtime, shard: ClaimedShard) -> None:
+        self._runtime = runtime
+        self._shard = shard
+        self._settings = runtime.run_settings
+        self._feeder: asyncio.Task[None] | None = None
+        self._lines: set[asyncio.Task[None]] = set()
+        # Those of them that hold no slot: backing off, or waiting for a slot again.
+        self._waiting: set[asyncio.Task[None]] = set()
+        self._is_stopping = False
+        self._timers: list[asyncio.TimerHandle] = []
+        self._recorder = Recorder(
+            runtime.database,
+            shard,
+            owner=runtime.owner,
+            settings=self._settings,
+            on_status=self._on_status,
+            on_lost=self._abort,
+        )
+
+    async def run(self) -> None:
+        """Call every pending line; return when nothing is in flight and all results are written."""
+        self._later(self._shard.seconds_left, self._abort)
+        drain_watch = asyncio.create_task(self._stop_when_draining())
+        self._feeder = asyncio.create_task(self._feed())
+        await asyncio.wait({self._feeder})
+        while self._lines:
+            await asyncio.wait(self._lines)
+        await self._recorder.close()
+        drain_watch.cancel()
+        for timer in self._timers:
+            timer.cancel()
+        if not self._feeder.cancelled():
+            self._feeder.result()
+
+    async def _feed(self) -> None:
+        """Begin a call for each pending line, as slots become free."""
+        async with self._runtime.database.begin() as session:
+            file = await session.get_one(File, self._shard.input_file_pk)
+        async for line_no, raw in read_places(self._runtime.database, file, self._shard.lines):
+            while self._recorder.is_stalled:  # noqa: ASYNC110  # it ends by the clock too
+                await asyncio.sleep(self._settings.record_seconds)
+            await self._runtime.limiter.acquire()
+            # Nothing may wait between here and the task's start: the slot is ours to give back.
+            task = asyncio.create_task(self._run_line(line_no, decode_input_line(raw)))
+            self._lines.add(task)
+            task.add_done_callback(self._lines.discard)
+
+    async def _run_line(self, line_no: int, line: InputLine) -> None:
+        """Call one line until its outcome is final; begins with a slot taken."""
+        key = request_id(self._shard.batch_id, line_no)
+        body = bytes(line.body)
+        neighbours = self._runtime.neighbours
+        failures = charged = 0
+        while True:
+            successes_before = neighbours.successes
+            try:
+                outcome = await self._runtime.upstream.send(
+                    self._shard.endpoint, body, idempotency_key=key
+                )
+            finally:
+                self._runtime.limiter.release()
+            now = self._runtime.clock()
+            if outcome.verdict is not Verdict.TRANSIENT:
+                neighbours.succeeded(now)
+                break
+            failures += 1
+            if failures == 1:
+                neighbours.first_try_failed()
+            charged += neighbours.charge(outcome.blame, successes_before=successes_before, now=now)
+            if charged >= self._settings.line_max_tries:
+                log.info("batch %s: line %s given up", self._shard.batch_id, line_no)
+                break
+            await self._wait_for_next_try(failures, outcome)
+        self._recorder.add(self._render(line_no, line.custom_id, key, outcome))
+
+    async def _wait_for_next_try(self, failures: int, outcome: Outcome) -> None:
+        """Back off without a slot, then take one again."""
+        if self._is_stopping:
+            raise asyncio.CancelledError
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101  # we are in one
+        self._waiting.add(task)
+        try:
+            await asyncio.sleep(
+                backoff_seconds(
+                    failures,
+                    base_seconds=self._settings.retry_base_seconds,
+                    cap_seconds=self._settings.retry_cap_seconds,
+                    retry_after_seconds=outcome.retry_after_seconds,
+                )
+            )
+            await self._runtime.limiter.acquire()
+        finally:
+            self._waiting.discard(task)
+
+    def _render(self, line_no: int, custom_id: str, key: str, outcome: Outcome) -> Row:
+        if outcome.status_code is None:
+            line = render_failure(
+                request_id=key, custom_id=custom_id, code=outcome.code, message=outcome.message
+            )
+        else:
+            line = render_response(
+                request_id=key,
+                custom_id=custom_id,
+                status_code=outcome.status_code,
+                response_id=outcome.response_id
+                or fallback_response_id(self._shard.batch_id, line_no),
+                body=outcome.body,
+            )
+        return Row(line_no, outcome.verdict is Verdict.SUCCEEDED, line, outcome.usage)
+
+    def _on_status(self, status: BatchStatus) -> None:
+        if status is BatchStatus.CANCELLING:
+            self._stop(self._settings.cancel_grace_seconds)
+        else:
+            self._abort()
+
+    async def _stop_when_draining(self) -> None:
+        await self._runtime.draining.wait()
+        self._stop(self._settings.drain_seconds)
+
+    def _stop(self, grace_seconds: float) -> None:
+        """Begin no call any more; give up those in flight after the grace period."""
+        if not self._is_stopping:
+            self._is_stopping = True
+            if self._feeder is not None:
+                self._feeder.cancel()
+            for task in self._waiting:
+                task.cancel()
+        self._later(grace_seconds, self._abort)
+
+    def _abort(self) -> None:
+        """Give up everything but what is already recorded or waits to be."""
+        if not self._is_stopping:
+            self._stop(0)
+        for task in self._lines:
+            task.cancel()
+
+    def _later(self, seconds: float, callback: Callable[[], None]) -> None:
+        self._timers.append(asyncio.get_running_loop().call_later(max(0.0, seconds), callback))

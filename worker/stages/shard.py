@@ -1,0 +1,82 @@
+"""Stage 2: cut a batch into shards, and set it running.
+
+Promises: all shards and `in_progress` appear in one transaction, or nothing does. If the process
+dies before it, the batch is validated again; after it, the sweep rings for its shards.
+"""
+
+from dataclasses import dataclass, field
+
+from sqlalchemy import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from models.batch import Batch
+from models.database import Database
+from models.lifecycle import BatchStatus
+from models.queries import advance
+from models.shard import Shard
+
+_ROWS_AN_INSERT = 50
+
+
+@dataclass(slots=True)
+class _Piece:
+    line_numbers: list[int] = field(default_factory=list)
+    offsets: list[int] = field(default_factory=list)
+    lengths: list[int] = field(default_factory=list)
+    size_bytes: int = 0
+
+
+class ShardCutter:
+    """Deals lines out to shards, in file order, closing one at `lines` lines or `size_bytes` bytes."""
+
+    def __init__(self, *, lines: int, size_bytes: int) -> None:
+        self._lines = lines
+        self._size_bytes = size_bytes
+        self.shards: list[_Piece] = []
+        self.total = 0
+
+    def add(self, line_no: int, offset: int, length: int) -> None:
+        """Give the next line a place."""
+        self.total += 1
+        last = self.shards[-1] if self.shards else None
+        if last is None or len(last.lengths) >= self._lines or last.size_bytes >= self._size_bytes:
+            last = _Piece()
+            self.shards.append(last)
+        last.line_numbers.append(line_no)
+        last.offsets.append(offset)
+        last.lengths.append(length)
+        last.size_bytes += length
+
+
+async def start_batch(
+    database: Database, batch: Batch, *, model: str | None, cutter: ShardCutter
+) -> bool:
+    """Write the shards and move the batch to `in_progress`; `False` if it has moved elsewhere."""
+    async with database.begin() as session:
+        started = await advance(
+            session,
+            batch.pk,
+            BatchStatus.IN_PROGRESS,
+            Batch.lease_owner == batch.lease_owner,
+            model=model,
+            total=cutter.total,
+        )
+        if started:
+            await _insert_shards(session, batch.pk, cutter.shards)
+    return started
+
+
+async def _insert_shards(session: AsyncSession, batch_pk: int, pieces: list[_Piece]) -> None:
+    rows = [
+        {
+            "batch_pk": batch_pk,
+            "no": no,
+            "line_numbers": piece.line_numbers,
+            "offsets": piece.offsets,
+            "lengths": piece.lengths,
+            "size": len(piece.line_numbers),
+        }
+        for no, piece in enumerate(pieces)
+    ]
+    for start in range(0, len(rows), _ROWS_AN_INSERT):
+        await session.execute(insert(Shard), rows[start : start + _ROWS_AN_INSERT])

@@ -1,0 +1,151 @@
+"""Stage ∞: look over everything, make right what was late or lost, and take away what has expired.
+
+Promises: every step is idempotent and bounded, so that it may run twice at once or not at all for a
+while; nothing depends on a bell having arrived, because this rings again for whatever is runnable.
+"""
+
+import logging
+
+from sqlalchemy import delete, exists, func, or_, select, text, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from models.batch import Batch
+from models.file import File, FileChunk, FileStatus
+from models.lifecycle import FINAL, BatchStatus, ShardState
+from models.queries import advance
+from models.shard import Shard
+from worker.lease import advance_if_all_done
+from worker.queue import RUN_WINDOW
+from worker.runtime import Runtime
+
+log = logging.getLogger(__name__)
+
+_AT_ONCE = 100
+_FILES_AT_ONCE = 20
+
+
+async def sweep(runtime: Runtime) -> None:
+    """One look at everything."""
+    await _expire(runtime)
+    await _advance_finished(runtime)
+    await _ring_for_batches(runtime)
+    await _ring_for_shards(runtime)
+    await _purge(runtime)
+
+
+async def _expire(runtime: Runtime) -> None:
+    """Close the window of batches that are past it: no shard of theirs can be claimed any more."""
+    async with runtime.database.begin() as session:
+        overdue = await session.scalars(
+            select(Batch.pk)
+            .where(Batch.status == BatchStatus.IN_PROGRESS, Batch.expires_at <= func.now())
+            .limit(_AT_ONCE)
+        )
+        for batch_pk in overdue:
+            await advance(session, batch_pk, BatchStatus.FINALIZING)
+
+
+async def _advance_finished(runtime: Runtime) -> None:
+    """Move on batches whose last shard was closed by a worker that died before saying so."""
+    has_open_shard = exists().where(Shard.batch_pk == Batch.pk, Shard.state != ShardState.DONE)
+    async with runtime.database.begin() as session:
+        finished = list(
+            await session.scalars(
+                select(Batch.pk)
+                .where(Batch.status == BatchStatus.IN_PROGRESS, ~has_open_shard)
+                .limit(_AT_ONCE)
+            )
+        )
+    for batch_pk in finished:
+        await advance_if_all_done(runtime.database, batch_pk)
+
+
+async def _ring_for_batches(runtime: Runtime) -> None:
+    """Ring for batches that wait for a stage nobody is at. A batch at work holds a live lease."""
+    is_held = exists().where(
+        Shard.batch_pk == Batch.pk,
+        Shard.state == ShardState.RUNNING,
+        Shard.lease_until > func.now(),
+    )
+    async with runtime.database.begin() as session:
+        waiting = (
+            await session.execute(
+                select(Batch.pk, Batch.status)
+                .where(
+                    or_(Batch.lease_until.is_(None), Batch.lease_until <= func.now()),
+                    or_(
+                        Batch.status == BatchStatus.VALIDATING,
+                        Batch.status.in_([BatchStatus.FINALIZING, BatchStatus.CANCELLING])
+                        & ~is_held,
+                    ),
+                )
+                .order_by(Batch.expires_at, Batch.pk)
+                .limit(_AT_ONCE)
+            )
+        ).tuples()
+    for batch_pk, status in waiting:
+        doorbell = runtime.doorbell
+        bell = (
+            doorbell.ring_validate if status == BatchStatus.VALIDATING else doorbell.ring_finalize
+        )
+        await runtime.ring(bell, batch_pk)
+
+
+_RUNNABLE = text(
+    """
+    SELECT count(*) FROM (
+        SELECT FROM shards JOIN batches ON batches.pk = shards.batch_pk
+        WHERE batches.status = 'in_progress'
+          AND (shards.state = 'queued' OR (shards.state = 'running' AND shards.lease_until <= now()))
+        LIMIT :window
+    ) AS runnable
+    """
+)
+
+
+async def _ring_for_shards(runtime: Runtime) -> None:
+    """See to it that as many bells wait as there are runnable shards, up to the window."""
+    async with runtime.database.begin() as session:
+        runnable = await session.scalar(_RUNNABLE, {"window": RUN_WINDOW}) or 0
+    if not runnable:
+        return
+    waiting = await runtime.ring(runtime.doorbell.waiting_run_bells)
+    if waiting is not None and waiting < runnable:
+        await runtime.ring(runtime.doorbell.ring_run, runnable - waiting)
+
+
+async def _purge(runtime: Runtime) -> None:
+    stall = func.make_interval(0, 0, 0, 0, 0, 0, runtime.control_settings.upload_stall_seconds)
+    async with runtime.database.begin() as session:
+        await session.execute(
+            update(File)
+            .where(File.expires_at <= func.now(), File.deleted_at.is_(None))
+            .values(deleted_at=func.now())
+            .execution_options(synchronize_session=False)
+        )
+        await session.execute(
+            delete(File)
+            .where(File.status == FileStatus.UPLOADING, File.touched_at < func.now() - stall)
+            .execution_options(synchronize_session=False)
+        )
+    async with runtime.database.begin() as session:
+        for file_pk in await _unneeded_files(session):
+            await session.execute(delete(FileChunk).where(FileChunk.file_pk == file_pk))
+            await session.execute(delete(File).where(File.pk == file_pk))
+            log.info("file %s: purged", file_pk)
+
+
+async def _unneeded_files(session: AsyncSession) -> list[int]:
+    """Deleted files that no open batch reads; locked, so that no batch can take one up meanwhile."""
+    is_read = exists().where(
+        Batch.input_file_pk == File.pk, Batch.status.not_in([status.value for status in FINAL])
+    )
+    return list(
+        await session.scalars(
+            select(File.pk)
+            .where(File.deleted_at.is_not(None), ~is_read)
+            .order_by(File.deleted_at)
+            .limit(_FILES_AT_ONCE)
+            .with_for_update(skip_locked=True)
+        )
+    )
