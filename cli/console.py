@@ -1,0 +1,75 @@
+"""How the command speaks: one sentence for a mistake, with what to do next.
+
+A `CommandError` ends the command with its message and its exit status; it never shows a traceback.
+Results go to standard output; everything said along the way goes to standard error.
+"""
+
+import sys
+import threading
+from collections.abc import Iterator
+
+import typer
+from pydantic import ValidationError
+
+FAILED = 1
+USAGE = 2
+INTERRUPTED = 130
+
+_NAME_WIDTH = 8
+
+
+class CommandError(Exception):
+    """The command cannot go on; the message says why and what to do next."""
+
+    def __init__(self, message: str, *, status: int = FAILED) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class UsageError(CommandError):
+    """Something given on the command line or in the environment is wrong."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, status=USAGE)
+
+
+class Terminal:
+    """What `up` and its kin show. Lines of a child stay in its log file unless they matter."""
+
+    def __init__(self, *, verbose: bool = False) -> None:
+        self.verbose = verbose
+        # A progress bar may be drawing from another thread.
+        self._lock = threading.Lock()
+
+    def say(self, text: str = "") -> None:
+        """Tell the person something about the run itself."""
+        self._write(text)
+
+    def show_line(self, name: str, line: str) -> None:
+        """Show one line of a child's output, with the child's name before it."""
+        self._write(f"{name:<{_NAME_WIDTH}} | {line}")
+
+    def _write(self, text: str) -> None:
+        with self._lock:
+            try:
+                typer.echo(text, err=True)
+            except OSError:
+                # The terminal is gone (closed window, broken pipe). The children's fate does not
+                # depend on somebody reading; a hang-up arrives as a signal of its own.
+                return
+
+
+def explain_settings(error: ValidationError, *, prefix: str = "OVERNIGHT_") -> Iterator[str]:
+    """One sentence for each setting that is missing or wrong, by its environment variable."""
+    for problem in error.errors(include_url=False, include_input=False):
+        reason = problem["msg"].removeprefix("Value error, ").rstrip(".")
+        if not problem["loc"]:
+            yield f"{reason}."
+            continue
+        name = prefix + "_".join(str(part) for part in problem["loc"]).upper()
+        yield f"{name} is not set." if problem["type"] == "missing" else f"{name}: {reason}."
+
+
+def is_terminal() -> bool:
+    """Whether somebody is watching: standard error is a terminal."""
+    return sys.stderr.isatty()

@@ -1,0 +1,137 @@
+"""The `overnight` command.
+
+Exit statuses, for every command: 0 all is well; 1 something failed, the message says what; 2 the
+command line or a setting is wrong; 130 stopped by Ctrl-C. `overnight run` has some more.
+
+Promises: a person's mistake is answered by a sentence with what to do next, never by a traceback.
+Each command's code is imported only when that command is called: Celery alone takes a second.
+"""
+
+import importlib
+import importlib.metadata
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any, NamedTuple
+
+import typer
+from pydantic import ValidationError
+from typer.core import TyperCommand, TyperGroup
+
+from cli.console import INTERRUPTED, USAGE, CommandError, explain_settings
+
+_START = "Start here"
+_PROCESSES = "The single processes (compose, Kubernetes)"
+
+
+class _Place(NamedTuple):
+    module: str
+    panel: str
+    summary: str
+
+
+# The summaries stand here so that `overnight --help` need not import every command; a test keeps
+# them equal to the commands' own.
+COMMANDS = {
+    "up": _Place(
+        "cli.up", _START, "Start everything on this machine and keep it running until Ctrl-C."
+    ),
+    "demo": _Place("cli.demo", _START, "Run 1,000 requests as a batch, from upload to results."),
+    "run": _Place("cli.run", _START, "Run a file of requests as a batch and download the results."),
+    "simulate": _Place(
+        "cli.simulate", _START, "Start a simulated model server, for trying things."
+    ),
+    "api": _Place("cli.processes.api", _PROCESSES, "Serve the HTTP API."),
+    "worker": _Place(
+        "cli.processes.worker",
+        _PROCESSES,
+        "Work on batches: call the model server, validate, finalize, sweep.",
+    ),
+    "beat": _Place("cli.processes.beat", _PROCESSES, "Ring the sweep every few seconds."),
+    "migrate": _Place("cli.migrate", _PROCESSES, "Bring the database to this version's schema."),
+    "check": _Place(
+        "cli.check", _PROCESSES, "Try the settings, the database, the broker and the model server."
+    ),
+}
+
+
+class _CommandsOnCall(TyperGroup):
+    """Lists commands from the table above; imports the one that is called."""
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002  # Click's signature
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002  # Click's signature
+        place = COMMANDS.get(cmd_name)
+        if place is None:
+            return None
+        return TyperCommand(cmd_name, help=place.summary, rich_help_panel=place.panel)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, command, rest = super().resolve_command(ctx, args)
+        if name in COMMANDS:
+            command = load_command(name)
+        return name, command, rest
+
+
+def load_command(name: str) -> Any:
+    """Import the command of this name and make it one of Click's."""
+    function: Callable[..., None] = getattr(importlib.import_module(COMMANDS[name].module), name)
+    alone = typer.Typer(add_completion=False)
+    alone.command(name)(function)
+    return typer.main.get_command(alone)
+
+
+app = typer.Typer(
+    cls=_CommandsOnCall,
+    no_args_is_help=True,
+    # A traceback with the values of local variables would show keys.
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"overnight {version()}")
+        raise typer.Exit
+
+
+def version() -> str:
+    """This version's number."""
+    try:
+        return importlib.metadata.version("overnight")
+    except importlib.metadata.PackageNotFoundError:
+        return "(not installed)"
+
+
+@app.callback()
+def overnight(
+    *,
+    _version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True),
+    ] = False,
+) -> None:
+    """OpenAI's Batches API on your own machine, in front of any OpenAI-compatible model server.
+
+    Nothing is lost: a batch goes on after a crash, a restart or an outage of the model server.
+    """
+
+
+def main() -> None:
+    """Run the command; say mistakes in a sentence and end with the exit status that fits."""
+    try:
+        app(prog_name="overnight")
+    except CommandError as error:
+        typer.echo(f"overnight: {error}", err=True)
+        sys.exit(error.status)
+    except ValidationError as error:
+        # A module that reads its settings while it is imported.
+        typer.echo(f"overnight: {' '.join(explain_settings(error))}", err=True)
+        sys.exit(USAGE)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The single processes: `api`, `worker`, `beat`; for compose, Kubernetes and `overnight up`."""

@@ -1,0 +1,100 @@
+"""`overnight worker`: what makes batches move, as a run and a control process side by side.
+
+Promises: either of the two is started again when it dies; SIGTERM stops both warmly, and they get
+their drain time and a margin to do so.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from cli.console import Terminal
+from cli.processes.start import HandedDown, read_settings, start_logging
+from cli.program import Program, child_environment, overnight
+from cli.stopping import StopSignals
+from cli.supervisor import Supervisor
+from worker.settings import ControlSettings, RunSettings
+
+#: What a worker may take, on top of its drain time, to record results and to close connections.
+_MARGIN_SECONDS = 10.0
+
+
+class Only(StrEnum):
+    """The two kinds of worker process."""
+
+    RUN = "run"
+    CONTROL = "control"
+
+
+def worker(
+    only: Annotated[
+        Only | None,
+        typer.Option(
+            help="Start one kind only: `run` sends lines to the model server,"
+            " `control` validates, finalizes and sweeps. Both, without this."
+        ),
+    ] = None,
+    concurrency: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="With --only: shards worked on at a time (run) or processes (control)."
+            " OVERNIGHT_SHARDS_PER_WORKER or OVERNIGHT_CONTROL_PROCESSES, without this.",
+        ),
+    ] = None,
+    gate_fd: HandedDown = None,
+) -> None:
+    """Work on batches: call the model server, validate, finalize, sweep."""
+    if only is None:
+        if concurrency is not None:
+            raise typer.BadParameter(
+                "it needs --only run or --only control", param_hint="--concurrency"
+            )
+        asyncio.run(_run_both())
+        return
+    level = start_logging()
+    # Imported here and not above: the process that runs both needs neither Celery nor the workers'
+    # code, which take two seconds and 60 MB.
+    from cli.processes.celery import run_celery_worker  # noqa: PLC0415
+    from worker.app import app  # noqa: PLC0415
+
+    if only is Only.RUN:
+        pool, default = "threads", read_settings(RunSettings).shards_per_worker
+    else:
+        pool, default = "prefork", read_settings(ControlSettings).control_processes
+    status = run_celery_worker(
+        app,
+        queue=only.value,
+        pool=pool,
+        concurrency=concurrency or default,
+        level=level,
+        gate_fd=gate_fd,
+    )
+    raise typer.Exit(status)
+
+
+def worker_program(
+    only: Only, *, name: str, env: Mapping[str, str], stage: int = 0, gate_fd: int | None = None
+) -> Program:
+    """One worker process, as a program to supervise."""
+    gate = () if gate_fd is None else ("--gate-fd", str(gate_fd))
+    return Program(
+        name=name,
+        argv=overnight("worker", "--only", only.value, *gate),
+        env=env,
+        stage=stage,
+        stop_seconds=read_settings(RunSettings).drain_seconds + _MARGIN_SECONDS,
+        pass_fds=() if gate_fd is None else (gate_fd,),
+    )
+
+
+async def _run_both() -> None:
+    async with StopSignals() as signals, Supervisor(terminal=Terminal(verbose=True)) as supervisor:
+        signals.hurries(supervisor.hurry)
+        for only in Only:
+            supervisor.start(worker_program(only, name=only.value, env=child_environment()))
+        # Until a signal or a child that does not stay up cancels this.
+        await asyncio.Event().wait()
