@@ -16,6 +16,8 @@ FilePk = NewType("FilePk", int)
 BatchPk = NewType("BatchPk", int)
 ShardPk = NewType("ShardPk", int)
 
+MAX_LENGTH = 64
+
 _BASE62 = string.ascii_letters + string.digits
 
 
@@ -27,6 +29,11 @@ def new_file_id() -> FileId:
 def new_batch_id() -> BatchId:
     """`batch_` and 32 hexadecimal digits."""
     return BatchId("batch_" + secrets.token_hex(16))
+
+
+def could_be_id(text: str) -> bool:
+    """Whether an object could have this id at all; what cannot need not be asked of the database."""
+    return 0 < len(text) <= MAX_LENGTH and text.isascii() and text.isprintable()
 
 
 def request_id(batch_id: str, line_no: int) -> str:

@@ -201,6 +201,23 @@ class BatchList(BaseModel):
         return cls(data=batches, first_id=first, last_id=last, has_more=has_more)
 
 
+class Model(BaseModel):
+    """A model that the model server offers."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str
+    shutdown_date: int | None = None
+
+
+class ModelList(BaseModel):
+    """All models; there are no pages."""
+
+    object: Literal["list"] = "list"
+    data: list[Model]
+
+
 class ErrorBody(BaseModel):
     """What went wrong; all four keys are always there."""
 
