@@ -1,0 +1,70 @@
+"""The API as an application: parts, middleware, routes; nothing else.
+
+`uvicorn --factory api.app:create_app` serves it. What is not passed in is read from the environment.
+"""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+from fastapi import Depends, FastAPI
+
+from api import errors
+from api.auth import authenticate
+from api.bell import Bell
+from api.middleware import LastResort, Linger, Stamp
+from api.routes import batches, files, health, models
+from api.services.models import connect
+from api.settings import ApiSettings
+from models.database import Database
+from models.settings import BrokerSettings, DatabaseSettings, UpstreamSettings
+from models.wire import ErrorEnvelope
+from worker.queue import Doorbell
+
+
+def create_app(
+    settings: ApiSettings | None = None,
+    *,
+    database: DatabaseSettings | None = None,
+    broker: BrokerSettings | None = None,
+    upstream: UpstreamSettings | None = None,
+    bell: Bell | None = None,
+) -> FastAPI:
+    """The application. A setting that is missing or wrong is an error here, not at a request."""
+    settings = settings or ApiSettings()
+    database = database or DatabaseSettings()
+    upstream = upstream or UpstreamSettings()
+    if bell is None:
+        broker = broker or BrokerSettings()
+        bell = Doorbell(broker.redis_url.get_secret_value())
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
+        app.state.database = Database.connect(database, role="api")
+        app.state.upstream = connect(upstream)
+        try:
+            yield
+        finally:
+            await app.state.upstream.aclose()
+            await app.state.database.dispose()
+            bell.close()
+
+    app = FastAPI(
+        title="Overnight",
+        summary="OpenAI's Batch API, self-hosted.",
+        lifespan=lifespan,
+        # A redirect would make clients that follow none fail in a way that is hard to see.
+        redirect_slashes=False,
+        responses={"4XX": {"model": ErrorEnvelope}, "5XX": {"model": ErrorEnvelope}},
+    )
+    app.state.settings = settings
+    app.state.keys = [key.encode() for key in settings.accepted_keys()]
+    app.state.bell = bell
+    errors.install(app)
+    for router in (files.router, batches.router, models.router):
+        app.include_router(router, dependencies=[Depends(authenticate)])
+    app.include_router(health.router)
+    # The last one added is the outermost.
+    app.add_middleware(LastResort)
+    app.add_middleware(Linger, silence_seconds=settings.client_silence_seconds)
+    app.add_middleware(Stamp)
+    return app

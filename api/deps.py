@@ -1,0 +1,38 @@
+"""What routes ask for by type: the database, the settings, the bell, the model server, a body."""
+
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any
+
+import httpx
+from fastapi import Depends, Request
+
+from api.bell import Bell
+from api.params import CreateBatch, read_json, validate_body
+from api.settings import ApiSettings
+from models.database import Database
+
+
+def _from_state(name: str) -> Callable[[Request], Awaitable[Any]]:
+    # A coroutine, because FastAPI runs plain functions in a thread.
+    async def read(request: Request) -> Any:
+        return getattr(request.app.state, name)
+
+    return read
+
+
+DatabaseDep = Annotated[Database, Depends(_from_state("database"))]
+SettingsDep = Annotated[ApiSettings, Depends(_from_state("settings"))]
+BellDep = Annotated[Bell, Depends(_from_state("bell"))]
+UpstreamDep = Annotated[httpx.AsyncClient, Depends(_from_state("upstream"))]
+
+
+async def _create_batch_body(request: Request, settings: SettingsDep) -> CreateBatch:
+    return validate_body(
+        CreateBatch,
+        await read_json(request),
+        refuse_unknown=settings.unknown_parameters == "refuse",
+        windows=settings.windows(),
+    )
+
+
+CreateBatchBody = Annotated[CreateBatch, Depends(_create_batch_body)]

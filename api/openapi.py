@@ -1,0 +1,46 @@
+"""The bodies that are read by hand (in pieces; in strict JSON), as OpenAPI is told about them."""
+
+from typing import Any
+
+from pydantic import BaseModel
+
+from api.params import PURPOSES, CreateBatch, ExpiresAfter
+
+
+def _required_body(media_type: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"requestBody": {"required": True, "content": {media_type: {"schema": schema}}}}
+
+
+def _inline(model: type[BaseModel]) -> dict[str, Any]:
+    schema = model.model_json_schema()
+    parts = schema.pop("$defs", {})
+
+    def replace(node: Any) -> Any:
+        if isinstance(node, list):
+            return [replace(entry) for entry in node]
+        if not isinstance(node, dict):
+            return node
+        if "$ref" in node:
+            return replace(parts[node["$ref"].rpartition("/")[2]])
+        return {key: replace(value) for key, value in node.items()}
+
+    inlined: dict[str, Any] = replace(schema)
+    return inlined
+
+
+_EXPIRY = _inline(ExpiresAfter)["properties"]
+
+CREATE_BATCH_BODY = _required_body("application/json", _inline(CreateBatch))
+UPLOAD_FORM = _required_body(
+    "multipart/form-data",
+    {
+        "type": "object",
+        "required": ["file", "purpose"],
+        "properties": {
+            "file": {"type": "string", "format": "binary"},
+            "purpose": {"type": "string", "enum": list(PURPOSES)},
+            "expires_after[anchor]": _EXPIRY["anchor"],
+            "expires_after[seconds]": _EXPIRY["seconds"],
+        },
+    },
+)

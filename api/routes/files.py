@@ -1,0 +1,48 @@
+"""/v1/files."""
+
+from functools import partial
+
+from fastapi import APIRouter, Request, Response
+
+from api.content import content_response
+from api.deps import DatabaseDep, SettingsDep
+from api.multipart import read_form
+from api.openapi import UPLOAD_FORM
+from api.params import ListFilesQuery
+from api.services import files, uploads
+from models import wire
+
+router = APIRouter(prefix="/v1/files", tags=["files"])
+
+
+@router.post("", openapi_extra=UPLOAD_FORM)
+async def upload_file(request: Request, database: DatabaseDep, settings: SettingsDep) -> wire.File:
+    """Upload a file."""
+    form = read_form(request, max_file_bytes=settings.max_bytes_of(None))
+    return await uploads.upload(database, form=form, settings=settings)
+
+
+@router.get("")
+async def list_files(query: ListFilesQuery, database: DatabaseDep) -> wire.FileList:
+    """List files, newest first unless asked otherwise."""
+    return await files.list_(database, query=query)
+
+
+@router.get("/{file_id}")
+async def get_file(file_id: str, database: DatabaseDep) -> wire.File:
+    """Show a file."""
+    return await files.get(database, file_id=file_id)
+
+
+@router.delete("/{file_id}")
+async def delete_file(file_id: str, database: DatabaseDep) -> wire.FileDeleted:
+    """Delete a file."""
+    return await files.delete(database, file_id=file_id)
+
+
+@router.head("/{file_id}/content", include_in_schema=False)
+@router.get("/{file_id}/content", response_class=Response)
+async def get_file_content(file_id: str, request: Request, database: DatabaseDep) -> Response:
+    """Download a file, or one range of its bytes."""
+    file = await files.open_content(database, file_id=file_id)
+    return content_response(request, file, partial(files.read, database, file))

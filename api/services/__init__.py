@@ -1,0 +1,1 @@
+"""The use cases, one function each. They know no HTTP."""

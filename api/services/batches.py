@@ -1,0 +1,117 @@
+"""Batches: create, show, list, cancel.
+
+Promises: a batch is in the database before its caller hears of it, and before anybody is rung; of a
+cancel and a stage that race, the life cycle decides who wins.
+"""
+
+from datetime import datetime, timedelta
+
+from sqlalchemy import func, insert, select, tuple_
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from api.bell import Bell, ring
+from api.params import CreateBatch, ListBatches
+from models import Batch, wire
+from models.database import Database
+from models.errors import BatchNotCancellable, BatchNotFound, InvalidParameter
+from models.ids import could_be_id, new_batch_id
+from models.lifecycle import BatchStatus
+from models.lines import MAX_ECHO
+from models.queries import advance, counts_of
+
+_CANCELLED = {BatchStatus.CANCELLING, BatchStatus.CANCELLED}
+
+
+async def create(
+    database: Database, *, bell: Bell, request: CreateBatch, window: timedelta
+) -> wire.Batch:
+    """Accept a batch. Its input is looked at later, when it is validated."""
+    expiry = request.output_expires_after
+    async with database.begin() as session:
+        batch = await session.scalar(
+            insert(Batch)
+            .values(
+                id=new_batch_id(),
+                endpoint=request.endpoint,
+                completion_window=request.completion_window,
+                input_file_id=request.input_file_id,
+                metadata_=request.metadata,
+                output_expires_after_seconds=None if expiry is None else expiry.seconds,
+                expires_at=func.now() + window,
+            )
+            .returning(Batch)
+        )
+        assert batch is not None  # noqa: S101  # an INSERT returns its row
+        shown = await _show(session, batch)
+    await ring(bell.ring_validate, batch.pk)
+    return shown
+
+
+async def get(database: Database, *, batch_id: str) -> wire.Batch:
+    """Show a batch.
+
+    Raises:
+        BatchNotFound: there is none with this id.
+    """
+    async with database.begin() as session:
+        return await _show(session, await _find(session, batch_id))
+
+
+async def list_(database: Database, *, query: ListBatches) -> wire.BatchList:
+    """Show a page of batches, newest first.
+
+    Raises:
+        InvalidParameter: `after` names no batch.
+    """
+    statement = select(Batch).order_by(Batch.created_at.desc(), Batch.pk.desc())
+    async with database.begin() as session:
+        if query.after is not None:
+            cursor = await _place_of(session, query.after)
+            statement = statement.where(tuple_(Batch.created_at, Batch.pk) < cursor)
+        found = list((await session.scalars(statement.limit(query.limit + 1))).all())
+        counts = await counts_of(session, found)
+    page = [wire.Batch.of(batch, counts[batch.pk]) for batch in found[: query.limit]]
+    return wire.BatchList.of(page, has_more=bool(page) and len(found) > query.limit)
+
+
+async def cancel(database: Database, *, bell: Bell, batch_id: str) -> wire.Batch:
+    """Stop a batch; asking again changes nothing.
+
+    Raises:
+        BatchNotFound: there is none with this id.
+        BatchNotCancellable: it has ended otherwise, or is writing its files.
+    """
+    async with database.begin() as session:
+        batch = await _find(session, batch_id)
+        moved = await advance(session, batch.pk, BatchStatus.CANCELLING)
+        # Read again in any case: it may have moved between the look and the step.
+        await session.refresh(batch)
+        if not moved and batch.status not in _CANCELLED:
+            raise BatchNotCancellable(batch.status)
+        shown = await _show(session, batch)
+    if moved:
+        await ring(bell.ring_finalize, batch.pk)
+    return shown
+
+
+async def _show(session: AsyncSession, batch: Batch) -> wire.Batch:
+    counts = await counts_of(session, [batch])
+    return wire.Batch.of(batch, counts[batch.pk])
+
+
+async def _find(session: AsyncSession, batch_id: str) -> Batch:
+    found = None
+    if could_be_id(batch_id):
+        found = await session.scalar(select(Batch).where(Batch.id == batch_id))
+    if found is None:
+        raise BatchNotFound(batch_id[:MAX_ECHO])
+    return found
+
+
+async def _place_of(session: AsyncSession, after: str) -> tuple[datetime, int]:
+    try:
+        batch = await _find(session, after)
+    except BatchNotFound as error:
+        message = f"Invalid 'after': no batch found with id '{error.batch_id}'."
+        raise InvalidParameter(message, param="after", code="invalid_value") from None
+    return batch.created_at, batch.pk

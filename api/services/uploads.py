@@ -1,0 +1,131 @@
+"""Taking in a file: from the parts of a form to a published file, or to nothing at all.
+
+Promises: the file's bytes go through in pieces; it is refused as soon as it is known to be unfit;
+what was begun and not published is removed; no connection to the database is held while the client
+takes its time.
+"""
+
+import logging
+from collections.abc import AsyncIterator
+from datetime import timedelta
+
+from pydantic import ValidationError
+
+from api.grammar import refusal_of, unknown_parameter
+from api.multipart import Part
+from api.params import PURPOSES, ExpiresAfter
+from api.services.first_line import FirstLine
+from api.settings import ApiSettings
+from models import File, wire
+from models.database import Database
+from models.errors import FileTooLarge, InvalidParameter, NotJsonLines
+from models.ids import new_file_id
+from models.lines import MAX_ECHO
+from models.storage import Upload, open_upload
+
+log = logging.getLogger(__name__)
+
+_EXPIRES = {"expires_after[anchor]": "anchor", "expires_after[seconds]": "seconds"}
+_MAX_FILENAME = 255
+
+
+async def upload(
+    database: Database, *, form: AsyncIterator[Part], settings: ApiSettings
+) -> wire.File:
+    """Store the file of a form and make it visible.
+
+    Raises:
+        InvalidParameter: a field is missing, unknown or wrong.
+        FileTooLarge: the file is larger than its purpose allows.
+        NotJsonLines: its purpose is batch, and it is no such file.
+    """
+    intake = _Intake(database, settings)
+    try:
+        async for part in form:
+            if part.name == "file":
+                await intake.take_file(part)
+            else:
+                intake.take_field(part.name, await part.text())
+        return wire.File.of(await intake.publish())
+    except BaseException:
+        await intake.discard()
+        raise
+
+
+class _Intake:
+    """What has arrived of one form."""
+
+    def __init__(self, database: Database, settings: ApiSettings) -> None:
+        self._database = database
+        self._settings = settings
+        self._purpose: str | None = None
+        self._expiry: dict[str, str] = {}
+        self._upload: Upload | None = None
+        self._first_line = FirstLine()
+
+    def take_field(self, name: str, value: str) -> None:
+        if name == "purpose":
+            if value not in PURPOSES:
+                message = f"'{value[:MAX_ECHO]}' is not one of {list(PURPOSES)} - 'purpose'"
+                raise InvalidParameter(message)
+            self._purpose = value
+        elif name in _EXPIRES:
+            self._expiry[_EXPIRES[name]] = value
+        elif self._settings.unknown_parameters == "refuse":
+            raise unknown_parameter(name)
+
+    async def take_file(self, part: Part) -> None:
+        if self._upload is not None:
+            message = "Only one 'file' can be uploaded in one request."
+            raise InvalidParameter(message, param="file", code="invalid_value")
+        file = File(id=new_file_id(), purpose="", filename=_tidy(part.filename))
+        self._upload = await open_upload(self._database, file)
+        async for piece in part:
+            self._first_line.feed(piece)
+            self._check(self._upload.size_bytes + len(piece))
+            await self._upload.write(piece)
+
+    async def publish(self) -> File:
+        if self._upload is None:
+            raise InvalidParameter("'file' is a required property")
+        if self._purpose is None:
+            raise InvalidParameter("'purpose' is a required property")
+        self._first_line.end()
+        self._check(self._upload.size_bytes)
+        life = self._life()
+        return await self._upload.publish(
+            purpose=self._purpose,
+            expires_at=None if life is None else File.created_at + life,
+        )
+
+    async def discard(self) -> None:
+        if self._upload is None:
+            return
+        try:
+            await self._upload.discard()
+        except Exception as error:  # noqa: BLE001  # the first failure is the one to report
+            log.warning("could not discard an upload: %s; the sweep will", type(error).__name__)
+
+    def _check(self, size_bytes: int) -> None:
+        limit = self._settings.max_bytes_of(self._purpose)
+        if size_bytes > limit:
+            raise FileTooLarge(limit)
+        if self._purpose == "batch" and self._first_line.is_json_object is False:
+            raise NotJsonLines
+
+    def _life(self) -> timedelta | None:
+        if not self._expiry:
+            return self._settings.file_retention() if self._purpose == "batch" else None
+        try:
+            # Lax: a form knows only strings.
+            asked = ExpiresAfter.model_validate(self._expiry, strict=False)
+        except ValidationError as error:
+            faults = error.errors(include_url=False)
+            raise refusal_of(faults, under="expires_after") from None
+        return timedelta(seconds=asked.seconds)
+
+
+def _tidy(filename: str | None) -> str:
+    """The name without folders and control characters; `upload` where nothing is left of it."""
+    name = (filename or "").replace("\\", "/").rpartition("/")[2]
+    return "".join(letter for letter in name if letter.isprintable())[:_MAX_FILENAME] or "upload"

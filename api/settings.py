@@ -1,0 +1,118 @@
+"""Settings of the API, read from `OVERNIGHT_…`.
+
+Promises: without a key the API does not start, and says how to make one; a duration that nobody can
+read is refused at start, not at the first request.
+"""
+
+import re
+from datetime import timedelta
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings
+
+from models.settings import ENV
+
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+_DURATION = re.compile(r"([1-9][0-9]{0,8})([smhd])", re.ASCII)
+
+
+def parse_duration(text: str) -> timedelta:
+    """Read `30s`, `15m`, `24h` or `7d`.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    match = _DURATION.fullmatch(text)
+    if match is None:
+        message = f"'{text}' is not a duration such as 30s, 15m, 24h or 7d"
+        raise ValueError(message)
+    return timedelta(**{_UNITS[match[2]]: int(match[1])})
+
+
+def _comma_list(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _windows(value: str) -> str:
+    if not [parse_duration(word) for word in _comma_list(value)]:
+        message = "name at least one window, such as 24h"
+        raise ValueError(message)
+    return value
+
+
+def _keys(value: SecretStr) -> SecretStr:
+    keys = _comma_list(value.get_secret_value())
+    if not keys:
+        message = "name at least one key"
+        raise ValueError(message)
+    if not all(key.isascii() and key.isprintable() and " " not in key for key in keys):
+        message = "a key may hold only visible ASCII characters"
+        raise ValueError(message)
+    return value
+
+
+class ApiSettings(BaseSettings):
+    """What the API accepts, and from whom."""
+
+    model_config = ENV
+
+    api_key: Annotated[SecretStr, AfterValidator(_keys)] = Field(
+        description="The bearer key that clients must send; several are separated by commas."
+    )
+    host: str = Field(default="127.0.0.1", description="Address that the API listens on.")
+    port: int = Field(default=8080, ge=0, le=65535, description="Port that the API listens on.")
+    max_file_bytes: int = Field(
+        default=200 * 1024 * 1024, gt=0, description="Largest file of purpose batch."
+    )
+    max_other_file_bytes: int = Field(
+        default=512 * 1024 * 1024, gt=0, description="Largest file of any other purpose."
+    )
+    file_retention_days: float = Field(
+        default=30,
+        gt=0,
+        le=36_500,
+        description="Life of a file of purpose batch, unless its upload says otherwise.",
+    )
+    completion_windows: Annotated[str, AfterValidator(_windows)] = Field(
+        default="24h",
+        description="Windows that a batch may ask for, separated by commas (30s, 15m, 24h, 7d).",
+    )
+    unknown_parameters: Literal["refuse", "ignore"] = Field(
+        default="refuse",
+        description="What happens to a request with a parameter that is not known.",
+    )
+    client_silence_seconds: float = Field(
+        default=60,
+        gt=0,
+        description="A client that is silent for so long in mid-request is cut off.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _key_is_there(cls, values: Any) -> Any:
+        if isinstance(values, dict) and not values.get("api_key"):
+            message = (
+                "OVERNIGHT_API_KEY is not set: it is the key that clients must send."
+                " Make one with: export OVERNIGHT_API_KEY=sk-$(openssl rand -hex 24)"
+            )
+            raise ValueError(message)
+        return values
+
+    def accepted_keys(self) -> list[str]:
+        """The accepted keys."""
+        return _comma_list(self.api_key.get_secret_value())
+
+    def windows(self) -> dict[str, timedelta]:
+        """The windows that a batch may ask for, by the word for each."""
+        return {word: parse_duration(word) for word in _comma_list(self.completion_windows)}
+
+    def file_retention(self) -> timedelta:
+        """Life of a file of purpose batch, unless its upload says otherwise."""
+        return timedelta(days=self.file_retention_days)
+
+    def max_bytes_of(self, purpose: str | None) -> int:
+        """Largest file of this purpose; of any purpose while it is not known."""
+        if purpose is None:
+            return max(self.max_file_bytes, self.max_other_file_bytes)
+        return self.max_file_bytes if purpose == "batch" else self.max_other_file_bytes
