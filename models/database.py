@@ -32,6 +32,8 @@ class Database:
                 # A connection that died while idle is replaced before it is handed out.
                 pool_pre_ping=True,
                 pool_recycle=1800,
+                # What a statement carries may be a prompt; errors are logged.
+                hide_parameters=True,
                 connect_args={
                     "application_name": f"overnight-{role}",
                     "connect_timeout": 5,

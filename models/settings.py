@@ -8,7 +8,13 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, SecretStr, ValidationInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-ENV = SettingsConfigDict(env_prefix="OVERNIGHT_", extra="ignore", env_ignore_empty=True)
+ENV = SettingsConfigDict(
+    env_prefix="OVERNIGHT_",
+    extra="ignore",
+    env_ignore_empty=True,
+    # A value that is refused may hold a password; the error names the setting, and that is enough.
+    hide_input_in_errors=True,
+)
 
 
 def _postgres_url(value: SecretStr, info: ValidationInfo) -> SecretStr:
