@@ -1,0 +1,25 @@
+"""What every test stands on: clean settings, and the fixtures of `tests/fixtures/`."""
+
+import os
+
+import pytest
+
+pytest_plugins = [
+    "tests.fixtures.database",
+    "tests.fixtures.broker",
+    "tests.fixtures.upstream",
+    "tests.fixtures.client",
+    "tests.fixtures.engine",
+]
+
+# Settings of whoever runs the tests, and proxies between a test and its own server.
+_LEAKING = ("OVERNIGHT_", "OPENAI_", "LITELLM_", "FORWARDED_ALLOW_IPS")
+_PROXIES = {"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Forget the settings of the shell before anything reads them."""
+    del config
+    for name in list(os.environ):
+        if name.startswith(_LEAKING) or name.upper() in _PROXIES:
+            del os.environ[name]
