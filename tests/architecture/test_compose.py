@@ -134,6 +134,12 @@ def test_data_outlives_the_containers(compose: dict[str, Any]) -> None:
     assert set(compose["volumes"]) == {"postgres-data"}
 
 
+def test_the_database_logs_no_row_and_no_statement(services: dict[str, dict[str, Any]]) -> None:
+    command = services["postgres"]["command"]
+    assert "-clog_error_verbosity=terse" in command
+    assert "-clog_min_error_statement=panic" in command
+
+
 def test_one_image_serves_every_process(services: dict[str, dict[str, Any]]) -> None:
     assert len({services[name]["image"] for name in OURS}) == 1
     assert [name for name in services if "build" in services[name]] == ["migrate"]

@@ -14,6 +14,7 @@ import contextlib
 import json
 import os
 import secrets
+import signal
 import socket
 import subprocess
 import sys
@@ -41,7 +42,7 @@ SETTINGS = {
 }
 # One-shot and supporting services: how each must stand once the stack is up.
 HEALTHY = {"api", "postgres", "redis", "simulator"}
-KILLED = 128 + 9
+KILLED = 128 + signal.SIGKILL
 
 Seen = TypeVar("Seen")
 
@@ -305,6 +306,8 @@ def main() -> int:
     if missing:
         say(f"SKIPPED: {missing}; this needs a Docker engine with Compose")
         return 0
+    # A stop from outside must take the stack down too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         with throwaway_stack() as stack:
             try_stack(stack)
