@@ -146,6 +146,10 @@ class LineChecker:
             return "invalid_request", "Model parameter is required.", "body.model"
         if not isinstance(model, str):
             return "invalid_type", invalid_type("body.model", "a string", model), "body.model"
+        if "\0" in model:
+            # No server knows such a model, and Postgres cannot store its name.
+            message = "Invalid 'body.model': it contains a NUL character."
+            return "invalid_value", message, "body.model"
         if self.model is None:
             self.model = model
         if model != self.model:
