@@ -25,7 +25,7 @@ _PASSED = {
 }
 
 
-def input_line(number: int = 1, **changes: Any) -> dict[str, Any]:
+def input_line(number: int = 1, /, **changes: Any) -> dict[str, Any]:
     """One good line of an input file; `changes` replace its members."""
     body = {"model": "m", "messages": [{"role": "user", "content": f"question {number}"}]}
     line = {

@@ -1,0 +1,100 @@
+"""The API's settings: what is refused at start, and in which words."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from api.auth import mask
+from api.settings import ApiSettings, parse_duration
+
+
+def settings(**values: Any) -> ApiSettings:
+    return ApiSettings.model_validate({"api_key": "sk-a"} | values)
+
+
+def test_what_the_contract_says_is_the_default() -> None:
+    read = settings()
+    assert read.windows() == {"24h": timedelta(hours=24)}
+    assert read.file_retention() == timedelta(days=30)
+    assert read.max_bytes_of("batch") == 200 * 1024**2
+    assert read.max_bytes_of("fine-tune") == 512 * 1024**2
+    assert read.max_bytes_of(None) == 512 * 1024**2
+    assert read.unknown_parameters == "refuse"
+
+
+@pytest.mark.parametrize("values", [{}, {"api_key": ""}])
+def test_without_a_key_it_says_how_to_make_one(values: dict[str, str]) -> None:
+    with pytest.raises(ValidationError, match=r"OVERNIGHT_API_KEY is not set.*openssl rand"):
+        ApiSettings.model_validate(values)
+
+
+@pytest.mark.parametrize("key", [",", " , "])
+def test_no_key_at_all(key: str) -> None:
+    with pytest.raises(ValidationError, match="at least one key"):
+        settings(api_key=key)
+
+
+@pytest.mark.parametrize("key", ["two words", "schlüssel", "tab\tbed"])
+def test_a_key_that_no_header_can_carry(key: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        settings(api_key=key)
+    assert key not in str(caught.value)
+
+
+def test_several_keys() -> None:
+    assert settings(api_key="sk-a, sk-b,,sk-c").accepted_keys() == ["sk-a", "sk-b", "sk-c"]
+
+
+def test_keys_are_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OVERNIGHT_API_KEY", "sk-a,sk-b")
+    monkeypatch.setenv("OVERNIGHT_COMPLETION_WINDOWS", "24h,1h")
+    read = ApiSettings.model_validate({})
+    assert ApiSettings().accepted_keys() == ["sk-a", "sk-b"]
+    assert list(read.windows()) == ["24h", "1h"]
+
+
+def test_a_key_is_not_shown() -> None:
+    assert "sk-very-secret" not in repr(settings(api_key="sk-very-secret"))
+
+
+@pytest.mark.parametrize(
+    ("text", "duration"),
+    [
+        ("30s", timedelta(seconds=30)),
+        ("15m", timedelta(minutes=15)),
+        ("24h", timedelta(hours=24)),
+        ("7d", timedelta(days=7)),
+    ],
+)
+def test_a_duration(text: str, duration: timedelta) -> None:
+    assert parse_duration(text) == duration
+
+
+@pytest.mark.parametrize(
+    "text", ["", "24", "h", "0h", "-1h", "1.5h", "24H", "24 h", "1w", "\u0661h"]
+)
+def test_what_is_no_duration(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a duration"):
+        parse_duration(text)
+
+
+@pytest.mark.parametrize("windows", ["", ",", "24h,tomorrow", "1h 2h"])
+def test_windows_that_cannot_be_read(windows: str) -> None:
+    with pytest.raises(ValidationError, match="completion_windows"):
+        settings(completion_windows=windows)
+
+
+@pytest.mark.parametrize(
+    ("key", "masked"),
+    [
+        ("sk-invalid-and-an-advantage", "sk-inval****tage"),
+        ("short", "****"),
+        ("sk-0123456789abcdef", "****"),
+        ("sk-0123456789abcdefg", "sk-01234****defg"),
+        ("nicht-ascii-" + "ü" * 20, "****"),
+    ],
+)
+def test_a_masked_key(key: str, masked: str) -> None:
+    assert mask(key) == masked
