@@ -49,10 +49,14 @@ class Terminal:
         """Show one line of a child's output, with the child's name before it."""
         self._write(f"{name:<{_NAME_WIDTH}} | {line}")
 
-    def _write(self, text: str) -> None:
+    def show(self, text: str) -> None:
+        """Print a result, to standard output."""
+        self._write(text, is_result=True)
+
+    def _write(self, text: str, *, is_result: bool = False) -> None:
         with self._lock:
             try:
-                typer.echo(text, err=True)
+                typer.echo(text, err=not is_result)
             except OSError:
                 # The terminal is gone (closed window, broken pipe). The children's fate does not
                 # depend on somebody reading; a hang-up arrives as a signal of its own.

@@ -17,16 +17,14 @@ from contextlib import ExitStack, asynccontextmanager, closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import SecretStr
-
 from cli.console import CommandError, Terminal, UsageError
 from cli.datafolder import DataFolder
 from cli.embedded import Postgres, Valkey, plan_servers
-from cli.processes.worker import Only, worker_program
+from cli.processes.workers import Only, worker_program
 from cli.program import Program, child_environment, overnight
+from cli.revision import current_revision, newest_revision
 from cli.stopping import StopSignals
 from cli.supervisor import Supervisor
-from models.settings import DatabaseSettings
 
 _READY_SECONDS = 60.0
 _POLL_SECONDS = 0.05
@@ -94,6 +92,11 @@ async def running_engine(
                 holding.close()
                 address = listener.getsockname()
                 await _until_ready(address[0], address[1], folder.logs)
+                # Last, because a start is short of processor time, and the sweep that beat rings
+                # finds nothing to do before something was begun and missed.
+                supervisor.start(
+                    Program(name="beat", argv=overnight("beat"), env=environment, stage=_BEAT_STAGE)
+                )
                 yield Engine(
                     base_url=f"http://{_shown(address[0])}:{address[1]}/v1",
                     api_key=api_key.split(",")[0].strip(),
@@ -121,11 +124,13 @@ async def _prepare(
 
 
 async def _migrate(database_url: str, *, after: "list[asyncio.Task[None]]") -> None:
-    # Read here, while Postgres starts, and in a thread: Alembic and SQLAlchemy take a second.
-    module = await asyncio.to_thread(importlib.import_module, "cli.migrate")
+    needed = asyncio.create_task(asyncio.to_thread(newest_revision))
     await asyncio.gather(*after)
-    settings = DatabaseSettings(database_url=SecretStr(database_url))
-    await asyncio.to_thread(module.upgrade, settings.database_url.get_secret_value())
+    if await asyncio.to_thread(current_revision, database_url) == await needed:
+        return
+    # Imported only when there is something to do: Alembic and SQLAlchemy take a second or two.
+    module = await asyncio.to_thread(importlib.import_module, "cli.migrate")
+    await asyncio.to_thread(module.upgrade, database_url)
 
 
 def _start_processes(
@@ -135,7 +140,7 @@ def _start_processes(
     listen_fd: int,
     gate_fd: int,
 ) -> None:
-    """Start API, workers and beat; each waits at the gate when it has read its code."""
+    """Start API and workers; each waits at the gate when it has read its code."""
     gate = ("--gate-fd", str(gate_fd))
     supervisor.start(
         Program(
@@ -152,15 +157,6 @@ def _start_processes(
         supervisor.start(
             worker_program(only, name=name, env=environment, stage=_WORKER_STAGE, gate_fd=gate_fd)
         )
-    supervisor.start(
-        Program(
-            name="beat",
-            argv=overnight("beat", *gate),
-            env=environment,
-            stage=_BEAT_STAGE,
-            pass_fds=(gate_fd,),
-        )
-    )
 
 
 def _listen(host: str, port: int) -> socket.socket:

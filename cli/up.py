@@ -118,7 +118,7 @@ async def _keep_up(options: EngineOptions, terminal: Terminal, ready_file: Path 
         running_engine(options, terminal=terminal, signals=signals) as engine,
     ):
         terminal.say(f"Ready after {time.monotonic() - began:.1f} s.")
-        _show_ready(engine, options)
+        _show_ready(terminal, engine, options)
         if ready_file:
             _write_ready_file(ready_file, engine)
         # Until a signal, or a child that does not stay up, cancels this.
@@ -153,8 +153,8 @@ def settle_upstream(given: str | None, terminal: Terminal) -> str:
     return url
 
 
-def _show_ready(engine: Engine, options: EngineOptions) -> None:
-    typer.echo(
+def _show_ready(terminal: Terminal, engine: Engine, options: EngineOptions) -> None:
+    terminal.show(
         f"\n  export OPENAI_BASE_URL={engine.base_url}"
         f"\n  export OPENAI_API_KEY={_key_for_export(engine)}\n"
         f"\nModel server  {options.upstream_url}"
@@ -163,7 +163,6 @@ def _show_ready(engine: Engine, options: EngineOptions) -> None:
         f"\n\nTry           overnight run requests.jsonl"
         f"\nStop          Ctrl-C; unfinished batches go on at the next start.\n"
     )
-    sys.stdout.flush()
 
 
 def _key_for_export(engine: Engine) -> str:

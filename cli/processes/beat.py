@@ -4,13 +4,13 @@ Promises: it keeps no file. While it is down nothing is lost: what is due waits 
 """
 
 from cli.processes.celery import run_celery_beat
-from cli.processes.start import HandedDown, read_settings, start_logging
+from cli.processes.start import read_settings, start_logging
 from worker.app import app
 from worker.settings import ControlSettings
 
 
-def beat(gate_fd: HandedDown = None) -> None:
+def beat() -> None:
     """Ring the sweep every OVERNIGHT_SWEEP_SECONDS."""
     level = start_logging()
     read_settings(ControlSettings)
-    run_celery_beat(app, level=level, gate_fd=gate_fd)
+    run_celery_beat(app, level=level)

@@ -5,28 +5,16 @@ their drain time and a margin to do so.
 """
 
 import asyncio
-from collections.abc import Mapping
-from enum import StrEnum
 from typing import Annotated
 
 import typer
 
 from cli.console import Terminal
 from cli.processes.start import HandedDown, read_settings, start_logging
-from cli.program import Program, child_environment, overnight
+from cli.processes.workers import Only, worker_program
+from cli.program import child_environment
 from cli.stopping import StopSignals
 from cli.supervisor import Supervisor
-from worker.settings import ControlSettings, RunSettings
-
-#: What a worker may take, on top of its drain time, to record results and to close connections.
-_MARGIN_SECONDS = 10.0
-
-
-class Only(StrEnum):
-    """The two kinds of worker process."""
-
-    RUN = "run"
-    CONTROL = "control"
 
 
 def worker(
@@ -56,10 +44,11 @@ def worker(
         asyncio.run(_run_both())
         return
     level = start_logging()
-    # Imported here and not above: the process that runs both needs neither Celery nor the workers'
-    # code, which take two seconds and 60 MB.
+    # Imported here and not above: the process that only watches over both needs neither Celery nor
+    # the workers' code, which take two seconds and 60 MB.
     from cli.processes.celery import run_celery_worker  # noqa: PLC0415
     from worker.app import app  # noqa: PLC0415
+    from worker.settings import ControlSettings, RunSettings  # noqa: PLC0415
 
     if only is Only.RUN:
         pool, default = "threads", read_settings(RunSettings).shards_per_worker
@@ -74,21 +63,6 @@ def worker(
         gate_fd=gate_fd,
     )
     raise typer.Exit(status)
-
-
-def worker_program(
-    only: Only, *, name: str, env: Mapping[str, str], stage: int = 0, gate_fd: int | None = None
-) -> Program:
-    """One worker process, as a program to supervise."""
-    gate = () if gate_fd is None else ("--gate-fd", str(gate_fd))
-    return Program(
-        name=name,
-        argv=overnight("worker", "--only", only.value, *gate),
-        env=env,
-        stage=stage,
-        stop_seconds=read_settings(RunSettings).drain_seconds + _MARGIN_SECONDS,
-        pass_fds=() if gate_fd is None else (gate_fd,),
-    )
 
 
 async def _run_both() -> None:
