@@ -128,4 +128,5 @@ class _Intake:
 def _tidy(filename: str | None) -> str:
     """The name without folders and control characters; `upload` where nothing is left of it."""
     name = (filename or "").replace("\\", "/").rpartition("/")[2]
-    return "".join(letter for letter in name if letter.isprintable())[:_MAX_FILENAME] or "upload"
+    visible = "".join(letter for letter in name if letter.isprintable())[:_MAX_FILENAME]
+    return visible if visible.strip(". ") else "upload"
