@@ -38,6 +38,7 @@ class BatchRun:
     batch_id: str | None = None
     batch: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
+    is_resumed: bool = False
 
     async def go(self, client: BatchClient, progress: ShowsProgress) -> None:
         """Run it to its end. Cancelled, it leaves the batch running."""
@@ -46,7 +47,8 @@ class BatchRun:
             # Opened first: better to fail now than after a night.
             output = files.enter_context(_written_aside(self.output))
             errors = files.enter_context(_written_aside(self.errors))
-            if self.batch_id is None:
+            self.is_resumed = self.batch_id is not None
+            if not self.is_resumed:
                 await self._create(client, progress)
             await self._watch(client, progress)
             await _download(client, self.batch.get("output_file_id"), output)

@@ -57,7 +57,7 @@ class BatchClient:
             timeout=_TIMEOUT,
             transport=transport,
             # A proxy cannot reach what listens on this machine only.
-            trust_env=not _is_loopback(urlsplit(base_url).hostname or ""),
+            trust_env=not is_loopback(urlsplit(base_url).hostname or ""),
         )
 
     async def __aenter__(self) -> Self:
@@ -152,8 +152,10 @@ class BatchClient:
             trouble: CommandError
             try:
                 answer = await send()
-            except httpx.InvalidURL as error:
-                raise UsageError(f"{self.base_url} is not a URL ({error}).") from error
+            except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+                raise UsageError(
+                    f"{self.base_url} is not a base URL such as http://127.0.0.1:8080/v1 ({error})"
+                ) from error
             except httpx.TransportError as error:
                 trouble = CommandError(
                     f"{self.base_url} does not answer ({str(error) or type(error).__name__})."
@@ -176,7 +178,7 @@ class BatchClient:
 
 def _may_pass(error: httpx.TransportError, *, repeatable: bool) -> bool:
     """Whether sending again may help, and cannot do a thing twice."""
-    if isinstance(error, (httpx.UnsupportedProtocol, httpx.LocalProtocolError)):
+    if isinstance(error, httpx.LocalProtocolError):
         return False
     return repeatable or isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout))
 
@@ -197,10 +199,11 @@ def _refusal(answer: httpx.Response) -> ServerSaidNo:
     hint = ""
     if answer.status_code == httpx.codes.UNAUTHORIZED:
         hint = " Set OPENAI_API_KEY, or give --api-key."
-    elif answer.status_code == httpx.codes.NOT_FOUND and "error" not in answer.text[:200]:
-        hint = " Does the base URL end in /v1?"
+    elif answer.status_code == httpx.codes.NOT_FOUND and "/v1/" not in answer.url.path:
+        hint = " The base URL should probably end in /v1."
     return ServerSaidNo(
-        f"The server said {answer.status_code}: {words}{hint}", status_code=answer.status_code
+        f"The server said {answer.status_code}: {words.rstrip('.')}.{hint}",
+        status_code=answer.status_code,
     )
 
 
@@ -217,7 +220,8 @@ def _asked_wait(answer: httpx.Response) -> float | None:
     return None if when is None else max(0.0, email.utils.mktime_tz(when) - time.time())
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether this host is the machine itself."""
     if host == "localhost":
         return True
     try:

@@ -44,8 +44,6 @@ class EngineOptions:
     workers: int = 1
     database_url: str | None = None
     redis_url: str | None = None
-    #: Started before everything else, such as a simulated model server.
-    extra_programs: tuple[Program, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,8 +71,7 @@ async def running_engine(
             signals.hurries(supervisor.hurry)
             # Closed first when the block ends: callers are then refused and not kept waiting.
             with closing(_listen(options.host, options.port)) as listener, ExitStack() as gate:
-                for program in options.extra_programs:
-                    supervisor.start(program)
+                terminal.say("Starting Overnight …")
                 given_key = os.environ.get("OVERNIGHT_API_KEY", "").strip()
                 api_key = given_key or folder.api_key()
                 database_url = options.database_url or (postgres.url if postgres else "")

@@ -136,7 +136,7 @@ class Bar(Silence):
         status = str(batch["status"])
         total, completed, failed = counts(batch)
         if self._task is None:
-            self._task = self._progress.add_task("", total=None, counts="")
+            self._task = self._progress.add_task(status, total=None, counts="")
         task = next(task for task in self._progress.tasks if task.id == self._task)
         rate = f", {task.speed:,.0f}/s" if task.speed and not task.finished else ""
         shown = f"{completed + failed:,} of {total:,}" if total else ""

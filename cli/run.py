@@ -10,11 +10,12 @@ import json
 import os
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import typer
 
 from cli.batchrun import BatchRun
-from cli.client import BatchClient
+from cli.client import BatchClient, is_loopback
 from cli.console import INTERRUPTED, UsageError
 from cli.datafolder import default_data_folder, read_key
 from cli.progress import choose_progress, counts
@@ -102,7 +103,7 @@ def run(
     if len(set(places)) < len(places):
         raise UsageError("Input, output and errors must be three different files.")
     url = base_url or LOCAL_BASE_URL
-    key = choose_key(api_key, is_local_default=not base_url)
+    key = choose_key(api_key, base_url or None)
     interrupted = asyncio.run(_run_until_signal(job, url, key, shows_progress=progress))
     if interrupted:
         typer.echo(_how_to_go_on(job, url), err=True)
@@ -122,12 +123,15 @@ async def _run_until_signal(
     return signals.received is not None and not job.seconds
 
 
-def choose_key(given: str | None, *, is_local_default: bool) -> str | None:
-    """The key to send. An OpenAI key in the environment is of no use to the server on this machine."""
-    if not is_local_default:
-        return given or os.environ.get("OVERNIGHT_API_KEY", "").split(",")[0].strip() or None
-    own = os.environ.get("OVERNIGHT_API_KEY", "").split(",")[0].strip()
-    return own or read_key(default_data_folder().expanduser() / "api-key") or given
+def choose_key(given: str | None, base_url: str | None) -> str | None:
+    """The key to send: the one given, or the one that `overnight up` on this machine has kept.
+
+    Without a base URL the server is ours, and an OpenAI key in the environment of no use to it.
+    """
+    own = os.environ.get("OVERNIGHT_API_KEY", "").split(",")[0].strip() or None
+    if base_url is None or is_loopback(urlsplit(base_url).hostname or ""):
+        own = own or read_key(default_data_folder().expanduser() / "api-key")
+    return own or given if base_url is None else given or own
 
 
 def exit_status(batch: dict[str, Any]) -> int:
@@ -153,7 +157,8 @@ def summary(job: BatchRun) -> str:
             lines.append(f"  … and {len(found) - _MOST_ERRORS_SHOWN:,} more.")
     else:
         how = "" if status == "completed" else f" The batch {_ENDED[status]}."
-        rate = f" ({total / job.seconds:,.0f}/s)" if job.seconds > 0 else ""
+        # Of a batch that was taken up half-way, the time says nothing.
+        rate = f" ({total / job.seconds:,.0f}/s)" if job.seconds and not job.is_resumed else ""
         lines.append(
             f"{completed:,} of {total:,} requests succeeded, {failed:,} failed,"
             f" in {job.seconds:,.1f} s{rate}.{how}"

@@ -104,7 +104,14 @@ def up(
         database_url=database_url or None,
         redis_url=redis_url or None,
     )
-    asyncio.run(_keep_up(options, terminal, ready_file))
+    if ready_file:
+        ready_file.unlink(missing_ok=True)  # an earlier one is no longer true
+    try:
+        asyncio.run(_keep_up(options, terminal, ready_file))
+    finally:
+        if ready_file:
+            ready_file.unlink(missing_ok=True)
+    terminal.say("Stopped. What was not finished goes on at the next start.")
 
 
 async def _keep_up(options: EngineOptions, terminal: Terminal, ready_file: Path | None) -> None:
@@ -112,7 +119,6 @@ async def _keep_up(options: EngineOptions, terminal: Terminal, ready_file: Path 
         terminal.say("Stopping: calls in flight may finish. (Ctrl-C again stops at once.)")
 
     began = time.monotonic()
-    terminal.say("Starting Overnight …")
     async with (
         StopSignals(say_stopping) as signals,
         running_engine(options, terminal=terminal, signals=signals) as engine,
@@ -123,7 +129,6 @@ async def _keep_up(options: EngineOptions, terminal: Terminal, ready_file: Path 
             _write_ready_file(ready_file, engine)
         # Until a signal, or a child that does not stay up, cancels this.
         await asyncio.Event().wait()
-    terminal.say("Stopped. What was not finished goes on at the next start.")
 
 
 def settle_upstream(given: str | None, terminal: Terminal) -> str:
