@@ -10,6 +10,7 @@ pytest_plugins = [
     "tests.fixtures.upstream",
     "tests.fixtures.client",
     "tests.fixtures.engine",
+    "tests.fixtures.runtime",
 ]
 
 # Settings of whoever runs the tests, and proxies between a test and its own server.

@@ -176,7 +176,7 @@ async def _results(
             .where(Result.batch_pk == batch_pk, Result.line_no.between(first, last))
             .order_by(Result.line_no)
         )
-        for succeeded, line in rows.tuples():
+        for succeeded, line in rows:
             yield succeeded, line
 
 
@@ -191,7 +191,7 @@ async def _missing_places(
     )
     places = [
         place
-        for columns in rows.tuples()
+        for columns in rows
         for place in zip(*columns, strict=True)
         if place[0] not in answered
     ]

@@ -68,21 +68,18 @@ async def _ring_for_batches(runtime: Runtime) -> None:
         Shard.lease_until > func.now(),
     )
     async with runtime.database.begin() as session:
-        waiting = (
-            await session.execute(
-                select(Batch.pk, Batch.status)
-                .where(
-                    or_(Batch.lease_until.is_(None), Batch.lease_until <= func.now()),
-                    or_(
-                        Batch.status == BatchStatus.VALIDATING,
-                        Batch.status.in_([BatchStatus.FINALIZING, BatchStatus.CANCELLING])
-                        & ~is_held,
-                    ),
-                )
-                .order_by(Batch.expires_at, Batch.pk)
-                .limit(_AT_ONCE)
+        waiting = await session.execute(
+            select(Batch.pk, Batch.status)
+            .where(
+                or_(Batch.lease_until.is_(None), Batch.lease_until <= func.now()),
+                or_(
+                    Batch.status == BatchStatus.VALIDATING,
+                    Batch.status.in_([BatchStatus.FINALIZING, BatchStatus.CANCELLING]) & ~is_held,
+                ),
             )
-        ).tuples()
+            .order_by(Batch.expires_at, Batch.pk)
+            .limit(_AT_ONCE)
+        )
     for batch_pk, status in waiting:
         doorbell = runtime.doorbell
         bell = (
