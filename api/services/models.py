@@ -62,7 +62,10 @@ async def get(upstream: httpx.AsyncClient, *, model: str) -> wire.Model:
     raise ModelNotFound(model[:MAX_ECHO])
 
 
-def _model(entry: dict[str, Any]) -> wire.Model:
+def _model(entry: Any) -> wire.Model:
+    if not isinstance(entry, dict):
+        message = "an entry of the list is no object"
+        raise TypeError(message)
     created, owner = entry.get("created"), entry.get("owned_by")
     return wire.Model(
         id=str(entry["id"]),
