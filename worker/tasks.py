@@ -19,7 +19,7 @@ def validate_batch(batch_pk: int) -> None:
 def run_shard() -> None:
     """Some shard may be runnable."""
     loop = loop_thread()
-    loop.run(run.run_shard(loop.runtime))
+    loop.run(run.run_shards(loop.runtime))
 
 
 def finalize_batch(batch_pk: int) -> None:

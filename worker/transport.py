@@ -87,7 +87,8 @@ def _as_httpx_errors() -> Generator[None]:
         raise httpx.RemoteProtocolError(str(error)) from error
     except aiohttp.ClientOSError as error:
         raise httpx.ReadError(str(error)) from error
-    except aiohttp.InvalidURL as error:
+    except (aiohttp.InvalidURL, UnicodeError) as error:
+        # A host name that is none.
         raise httpx.UnsupportedProtocol(str(error)) from error
     except aiohttp.ClientError as error:
         raise httpx.RemoteProtocolError(str(error)) from error

@@ -7,6 +7,9 @@ is ever logged. What is retried follows the official SDK (`_base_client.py` of o
 """
 
 import contextlib
+import importlib.metadata
+import math
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -78,7 +81,7 @@ class Upstream:
             "accept": "application/json",
             "accept-encoding": "identity",
             "content-type": "application/json",
-            "user-agent": "overnight/0.1",
+            "user-agent": f"overnight/{importlib.metadata.version('overnight')}",
         }
         if settings.upstream_api_key is not None:
             self._headers["authorization"] = (
@@ -152,7 +155,7 @@ def _outcome_of_response(response: httpx.Response) -> Outcome:
     body = response.content
     if 200 <= status < 300:  # the class of successes
         try:
-            usage = _read_usage(body)
+            usage = _usage_of(body)
         except _BROKEN:
             return Outcome(
                 Verdict.TRANSIENT,
@@ -187,18 +190,26 @@ def _response_id(response: httpx.Response) -> str | None:
 
 
 def _retry_after_seconds(headers: httpx.Headers) -> float | None:
-    """The wait that the server asks for, whichever of the three forms it uses."""
-    with contextlib.suppress(KeyError, ValueError):
-        return max(0.0, float(headers["retry-after-ms"]) / 1000)
-    given = headers.get("retry-after")
-    if given is None:
-        return None
+    """The wait that the server asks for, whichever of the three forms it uses.
+
+    None of at most zero seconds: that is no request to wait, and our own back-off is gentler.
+    """
+    seconds = _number(headers.get("retry-after-ms")) / 1000
+    if not seconds > 0:
+        seconds = _number(headers.get("retry-after"))
+    if not seconds > 0:
+        with contextlib.suppress(KeyError, ValueError, TypeError, OverflowError):
+            moment = parsedate_to_datetime(headers["retry-after"])
+            seconds = (moment - datetime.now(UTC)).total_seconds()
+    return seconds if seconds > 0 else None
+
+
+def _number(text: str | None) -> float:
+    """A header's number; zero if it has none that can be waited for."""
     with contextlib.suppress(ValueError):
-        return max(0.0, float(given))
-    with contextlib.suppress(ValueError, TypeError):
-        moment = parsedate_to_datetime(given)
-        return max(0.0, (moment - datetime.now(UTC)).total_seconds())
-    return None
+        number = float(text or "")
+        return number if math.isfinite(number) else 0.0
+    return 0.0
 
 
 class _InputDetails(msgspec.Struct):
@@ -237,8 +248,30 @@ _decode_any_body = msgspec.json.Decoder(_AnyBody).decode
 _MOST_TOKENS = 2**53
 
 
-def _read_usage(body: bytes) -> Usage:
+def _usage_of(body: bytes) -> Usage:
     """The usage of a 2xx body, which must be one JSON object; raises one of `_BROKEN` if it is not."""
+    try:
+        return _read_usage(body)
+    except msgspec.DecodeError:
+        # Text that a model or its server has cut within an emoji is JSON by its grammar, and paid for.
+        return _read_usage(_LONE_SURROGATE.sub(_replacement, body))
+
+
+# Every escape sequence, so that the one after an escaped backslash is not taken for one; the group is
+# a \uD8xx or \uDCxx without its other half.
+_LONE_SURROGATE = re.compile(
+    rb"""\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}
+           |(u[dD][89a-fA-F][0-9a-fA-F]{2})
+           |.)""",
+    re.DOTALL | re.VERBOSE,
+)
+
+
+def _replacement(escape: re.Match[bytes]) -> bytes:
+    return rb"\ufffd" if escape[1] else escape[0]
+
+
+def _read_usage(body: bytes) -> Usage:
     # msgspec checks the grammar of what it skips, but not its UTF-8.
     if not body.isascii():
         body.decode()
@@ -267,9 +300,9 @@ def _tokens(count: int | None) -> int:
 
 
 def _on_one_line(body: bytes) -> bytes:
-    """The same JSON with no raw line break, as JSON Lines needs it; untouched where it has none."""
+    """The same JSON with no raw line break, as JSON Lines needs it; valid JSON has them only as space."""
     if b"\n" in body or b"\r" in body:
-        return msgspec.json.format(body, indent=-1)
+        return body.translate(None, b"\r\n")
     return body
 
 

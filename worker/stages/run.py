@@ -23,26 +23,34 @@ from worker.upstream import Outcome, Verdict
 log = logging.getLogger(__name__)
 
 
-async def run_shard(runtime: Runtime) -> None:
-    """Answer one bell: work on the most urgent runnable shard, if there is one."""
-    if runtime.draining.is_set():
-        return
-    shard = await claim_shard(
-        runtime.database, owner=runtime.owner, lease_seconds=runtime.run_settings.lease_seconds
-    )
-    if shard is None:
-        return
+async def run_shards(runtime: Runtime) -> None:
+    """Answer a bell: work on the most urgent runnable shard, then on the next, until there is none.
+
+    A bell wakes an idle slot; a slot that is at work needs none, and so goes on when the broker is
+    away. (One bell a shard was tried: Celery hears of a free thread only when it next looks.)
+    """
+    while not runtime.draining.is_set():
+        shard = await claim_shard(
+            runtime.database, owner=runtime.owner, lease_seconds=runtime.run_settings.lease_seconds
+        )
+        if shard is None:
+            return
+        await _run_claimed(runtime, shard)
+
+
+async def _run_claimed(runtime: Runtime, shard: ClaimedShard) -> None:
     try:
         await ShardRun(runtime, shard).run()
     finally:
         is_done = await close_shard(runtime.database, shard, owner=runtime.owner)
-    if is_done and await advance_if_all_done(runtime.database, shard.batch_pk):
+    if not is_done:
+        # It may have been the last at work on a batch that was cancelled or has expired; if not,
+        # somebody else may take it up.
+        await runtime.ring(runtime.doorbell.ring_finalize, shard.batch_pk)
+        await runtime.ring(runtime.doorbell.ring_run)
+    elif await advance_if_all_done(runtime.database, shard.batch_pk):
         log.info("batch %s: every line has its answer", shard.batch_id)
         await runtime.ring(runtime.doorbell.ring_finalize, shard.batch_pk)
-    elif not is_done:
-        # It may have been the last at work on a batch that is being cancelled or has expired.
-        await runtime.ring(runtime.doorbell.ring_finalize, shard.batch_pk)
-    await runtime.ring(runtime.doorbell.ring_run)
 
 
 class ShardRun:
