@@ -14,9 +14,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from models.database import Database
 from models.lifecycle import BatchStatus
+from worker.answer import Usage
 from worker.lease import ClaimedShard
 from worker.settings import RunSettings
-from worker.upstream import Usage
 
 log = logging.getLogger(__name__)
 
