@@ -2,6 +2,8 @@
 
 A lease is a name and a time in a row. It is taken only where nobody holds it, renewed and given back
 only by its holder, and lapses by the database's clock alone. Losing one is normal: the loser stops.
+The name of a shard's lease holds the number of the claim, so that a process that was frozen past one
+claim and has made another does not take itself for the holder of both.
 """
 
 from dataclasses import dataclass
@@ -28,6 +30,7 @@ class ClaimedShard:
     batch_id: BatchId
     endpoint: Endpoint
     input_file_pk: int
+    lease_owner: str
     seconds_left: float
     """Until the batch's window closes, by the database's clock."""
 
@@ -58,12 +61,14 @@ _CLAIM_SHARD = text(
         FOR UPDATE OF shards SKIP LOCKED
     )
     UPDATE shards
-    SET state = 'running', lease_owner = :owner, claims = shards.claims + 1,
+    SET state = 'running', lease_owner = :owner || '#' || (shards.claims + 1),
+        claims = shards.claims + 1,
         lease_until = clock_timestamp() + make_interval(secs => :lease_seconds)
     FROM next, batches
     WHERE shards.pk = next.pk AND batches.pk = shards.batch_pk
     RETURNING shards.pk, shards.batch_pk, shards.line_numbers, shards.offsets, shards.lengths,
-        shards.claims, batches.id AS batch_id, batches.endpoint, batches.input_file_pk,
+        shards.claims, shards.lease_owner,
+        batches.id AS batch_id, batches.endpoint, batches.input_file_pk,
         extract(epoch FROM batches.expires_at - clock_timestamp())::float8 AS seconds_left
     """
 )
@@ -90,6 +95,7 @@ async def claim_shard(
         batch_id=row.batch_id,
         endpoint=Endpoint(row.endpoint),
         input_file_pk=row.input_file_pk,
+        lease_owner=row.lease_owner,
         seconds_left=row.seconds_left,
         lines=[place for place in places if place[0] not in answered],
     )
@@ -105,7 +111,7 @@ async def _answered(session: AsyncSession, batch_pk: int, line_numbers: list[int
     return set(rows)
 
 
-async def close_shard(database: Database, shard: ClaimedShard, *, owner: str) -> bool:
+async def close_shard(database: Database, shard: ClaimedShard) -> bool:
     """Give the shard's lease back; say whether the shard is done.
 
     Done is decided here by what the database has counted, never by what the worker remembers.
@@ -116,11 +122,11 @@ async def close_shard(database: Database, shard: ClaimedShard, *, owner: str) ->
                 """
                 UPDATE shards SET lease_owner = NULL, lease_until = NULL,
                     state = CASE WHEN succeeded + failed = size THEN 'done' ELSE 'queued' END
-                WHERE pk = :pk AND state = 'running' AND lease_owner = :owner
+                WHERE pk = :pk AND state = 'running' AND lease_owner = :lease_owner
                 RETURNING state
                 """
             ),
-            {"pk": shard.pk, "owner": owner},
+            {"pk": shard.pk, "lease_owner": shard.lease_owner},
         )
     return bool(state == ShardState.DONE)
 

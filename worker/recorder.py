@@ -34,7 +34,7 @@ class Row(NamedTuple):
 _RECORD = """
     WITH lease AS MATERIALIZED (
         SELECT pk, batch_pk FROM shards
-        WHERE pk = %(shard_pk)s AND state = 'running' AND lease_owner = %(owner)s
+        WHERE pk = %(shard_pk)s AND state = 'running' AND lease_owner = %(lease_owner)s
         FOR UPDATE
     ), inserted AS (
         INSERT INTO results (batch_pk, line_no, succeeded, line, input_tokens, cached_tokens,
@@ -73,14 +73,12 @@ class Recorder:
         database: Database,
         shard: ClaimedShard,
         *,
-        owner: str,
         settings: RunSettings,
         on_status: Callable[[BatchStatus], None],
         on_lost: Callable[[], None],
     ) -> None:
         self._database = database
         self._shard = shard
-        self._owner = owner
         self._settings = settings
         self._on_status = on_status
         self._on_lost = on_lost
@@ -162,7 +160,7 @@ class Recorder:
         """One transaction; the batch's status, or `None` if the lease is no longer ours."""
         values = {
             "shard_pk": self._shard.pk,
-            "owner": self._owner,
+            "lease_owner": self._shard.lease_owner,
             "lease_seconds": self._settings.lease_seconds,
             "line_no": [row.line_no for row in rows],
             "succeeded": [row.succeeded for row in rows],

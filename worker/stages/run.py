@@ -42,7 +42,7 @@ async def _run_claimed(runtime: Runtime, shard: ClaimedShard) -> None:
     try:
         await ShardRun(runtime, shard).run()
     finally:
-        is_done = await close_shard(runtime.database, shard, owner=runtime.owner)
+        is_done = await close_shard(runtime.database, shard)
     if not is_done:
         # It may have been the last at work on a batch that was cancelled or has expired; if not,
         # somebody else may take it up.
@@ -73,7 +73,6 @@ class ShardRun:
         self._recorder = Recorder(
             runtime.database,
             shard,
-            owner=runtime.owner,
             settings=self._settings,
             on_status=self._on_status,
             on_lost=self._abort,
