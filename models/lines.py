@@ -161,23 +161,6 @@ class LineChecker:
         return None
 
 
-def _is_too_deep(raw: bytes) -> bool:
-    """Whether a line nests deeper than the reader of lines can follow (about 900 levels)."""
-    if raw.count(b"[") + raw.count(b"{") < _SURELY_SHALLOW:
-        return False
-    try:
-        decode_input_line(raw)
-    except RecursionError:
-        return True
-    except msgspec.MsgspecError:
-        # Not of the right form; another rule says so in words.
-        return False
-    return False
-
-
-_SURELY_SHALLOW = 400
-
-
 def _url_fault(url: str) -> tuple[str, str, str]:
     if url in set(Endpoint):
         return (
@@ -232,6 +215,12 @@ class InputLine(msgspec.Struct):
 
 
 decode_input_line: Callable[[bytes], InputLine] = msgspec.json.Decoder(InputLine).decode
+
+
+def custom_id_of(raw: bytes) -> str:
+    """The custom id of a line that has passed `LineChecker`: read by the same parser, so it can be."""
+    custom_id: str = orjson.loads(raw)["custom_id"]
+    return custom_id
 
 
 def render_response(

@@ -2,10 +2,12 @@
 
 Promises: results, counters and the lease's renewal are one statement, so they cannot disagree; a
 result is counted only if its row was really inserted; a holder whose lease was taken writes nothing;
-a write is joined, never cancelled; while the database is away results are kept, and tried again.
+a write is joined, never cancelled; while the database is away results are kept, and tried again; no
+write is larger than a few megabytes, unless a single result is.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from typing import NamedTuple
@@ -61,11 +63,17 @@ _RECORD = """
 """
 
 
+# One answer may be as long as 64 MB (embeddings, say), and one message to Postgres at most 1 GB.
+_WRITE_BYTES = 8 * 1024 * 1024
+_BEHIND_BYTES = 2 * _WRITE_BYTES
+
+
 class Recorder:
     """Gathers a shard's results and writes them every `record_seconds` or `record_rows`.
 
     The same write renews the lease, also with nothing to record, and brings the batch's status back:
-    `on_status` is called when it is no longer `in_progress`, `on_lost` when the lease is gone.
+    `on_status` is called when it is no longer `in_progress`, `on_lost` when the lease is gone. Once
+    `may_give_up` says so, results that cannot be written for a whole lease are left to be made again.
     """
 
     def __init__(
@@ -76,76 +84,88 @@ class Recorder:
         settings: RunSettings,
         on_status: Callable[[BatchStatus], None],
         on_lost: Callable[[], None],
+        may_give_up: Callable[[], bool],
     ) -> None:
         self._database = database
         self._shard = shard
         self._settings = settings
         self._on_status = on_status
         self._on_lost = on_lost
+        self._may_give_up = may_give_up
         self._rows: list[Row] = []
+        self._bytes = 0
         self._is_full = asyncio.Event()
         self._is_closing = False
         self._is_lost = False
+        self._is_failing = False
         self._renewed_at = asyncio.get_running_loop().time()
         self._writer = asyncio.create_task(self._write_until_closed())
 
     def add(self, row: Row) -> None:
         """Take a result; it is written soon. Does not wait."""
         self._rows.append(row)
-        if len(self._rows) >= self._settings.record_rows:
+        self._bytes += len(row.line)
+        if self._has_enough():
             self._is_full.set()
 
     @property
-    def is_stalled(self) -> bool:
-        """Whether the lease has not been renewed for long: start no new call until it is."""
-        silence = asyncio.get_running_loop().time() - self._renewed_at
-        return silence > 0.6 * self._settings.lease_seconds
+    def is_behind(self) -> bool:
+        """Start no new call now: the lease has not been renewed for long, or results pile up."""
+        return self._silence() > 0.6 * self._settings.lease_seconds or self._bytes > _BEHIND_BYTES
 
     async def close(self) -> None:
-        """Write what is left, and join the writer; at most one lease's time when the database is away."""
+        """Write what is left, and join the writer: when the database is away, until it is back."""
         self._is_closing = True
         self._is_full.set()
         await self._writer
 
     async def _write_until_closed(self) -> None:
-        loop = asyncio.get_running_loop()
-        heartbeat_seconds = self._settings.lease_seconds / 4
-        while not self._is_lost:
-            try:
-                async with asyncio.timeout(self._settings.record_seconds):
-                    await self._is_full.wait()
-            except TimeoutError:
-                pass
-            self._is_full.clear()
-            is_due = loop.time() - self._renewed_at >= heartbeat_seconds
-            if self._rows or is_due:
-                await self._try_to_write()
-            if self._is_closing and (not self._rows or self._gave_up()):
-                return
+        try:
+            while not (self._is_lost or (self._is_closing and self._has_ended())):
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._settings.record_seconds):
+                        await self._is_full.wait()
+                self._is_full.clear()
+                if self._rows or self._silence() >= self._settings.lease_seconds / 4:
+                    await self._try_to_write()
+        except Exception:
+            # A fault of ours. Nobody writes any more, so nobody may call any more.
+            self._on_lost()
+            raise
 
-    def _gave_up(self) -> bool:
-        """While closing, the database was away for a whole lease: somebody else will do these lines."""
-        silence = asyncio.get_running_loop().time() - self._renewed_at
-        return silence > self._settings.lease_seconds
+    def _has_ended(self) -> bool:
+        gave_up = self._may_give_up() and self._silence() > self._settings.lease_seconds
+        return not self._rows or gave_up
+
+    def _has_enough(self) -> bool:
+        return len(self._rows) >= self._settings.record_rows or self._bytes >= _WRITE_BYTES
+
+    def _silence(self) -> float:
+        """Seconds since the lease was renewed."""
+        return asyncio.get_running_loop().time() - self._renewed_at
 
     async def _try_to_write(self) -> None:
-        rows = self._rows[: 5 * self._settings.record_rows]
+        rows = self._next_rows()
         try:
             status = await self._write(rows)
         except (SQLAlchemyError, OSError) as error:
             # Nothing was written: the statement is atomic. If its commit was in doubt, writing again
             # inserts nothing twice, and counts nothing twice.
-            log.warning(
-                "shard %s: could not record %s results (%s); trying again",
-                self._shard.pk,
-                len(rows),
-                type(error).__name__,
-            )
+            if not self._is_failing:
+                log.warning(
+                    "shard %s: could not record %s results (%s); trying until it succeeds",
+                    self._shard.pk,
+                    len(rows),
+                    type(error).__name__,
+                )
+            self._is_failing = True
             self._is_full.clear()
             await asyncio.sleep(self._settings.record_seconds)
             return
+        self._is_failing = False
         del self._rows[: len(rows)]
-        if len(self._rows) >= self._settings.record_rows:
+        self._bytes -= sum(len(row.line) for row in rows)
+        if self._has_enough() or self._is_closing:
             self._is_full.set()
         if status is None:
             log.warning("shard %s: the lease is lost", self._shard.pk)
@@ -155,6 +175,16 @@ class Recorder:
         self._renewed_at = asyncio.get_running_loop().time()
         if status is not BatchStatus.IN_PROGRESS:
             self._on_status(status)
+
+    def _next_rows(self) -> list[Row]:
+        """The oldest rows, at least one if there is any, that make up one write."""
+        count = size = 0
+        for row in self._rows[: 5 * self._settings.record_rows]:
+            size += len(row.line)
+            if count and size > _WRITE_BYTES:
+                break
+            count += 1
+        return self._rows[:count]
 
     async def _write(self, rows: list[Row]) -> BatchStatus | None:
         """One transaction; the batch's status, or `None` if the lease is no longer ours."""

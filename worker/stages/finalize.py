@@ -20,7 +20,7 @@ from models.batch import Batch
 from models.file import File, FileStatus
 from models.ids import new_file_id, request_id
 from models.lifecycle import BatchStatus, ShardState
-from models.lines import BATCH_CANCELLED, BATCH_EXPIRED, decode_input_line, render_failure
+from models.lines import BATCH_CANCELLED, BATCH_EXPIRED, custom_id_of, render_failure
 from models.queries import advance
 from models.result import Result
 from models.shard import Shard
@@ -211,7 +211,7 @@ async def _unanswered_lines(
     async for line_no, raw in read_places(runtime.database, file, places):
         yield render_failure(
             request_id=request_id(batch.id, line_no),
-            custom_id=decode_input_line(raw).custom_id,
+            custom_id=custom_id_of(raw),
             code=code,
             message=message,
         )

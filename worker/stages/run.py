@@ -7,12 +7,19 @@ If the process dies here, the lease lapses, and the lines without a result are a
 
 import asyncio
 import logging
+import traceback
 from collections.abc import Callable
 
 from models.file import File
 from models.ids import fallback_response_id, request_id
 from models.lifecycle import BatchStatus
-from models.lines import InputLine, decode_input_line, render_failure, render_response
+from models.lines import (
+    InputLine,
+    custom_id_of,
+    decode_input_line,
+    render_failure,
+    render_response,
+)
 from models.storage import read_places
 from worker.lease import ClaimedShard, advance_if_all_done, claim_shard, close_shard
 from worker.recorder import Recorder, Row
@@ -33,24 +40,26 @@ async def run_shards(runtime: Runtime) -> None:
         shard = await claim_shard(
             runtime.database, owner=runtime.owner, lease_seconds=runtime.run_settings.lease_seconds
         )
-        if shard is None:
+        # A shard that ended undone is not taken up again at once, lest a fault spin: the sweep rings.
+        if shard is None or not await _finish(runtime, shard):
             return
-        await _run_claimed(runtime, shard)
 
 
-async def _run_claimed(runtime: Runtime, shard: ClaimedShard) -> None:
+async def _finish(runtime: Runtime, shard: ClaimedShard) -> bool:
+    """Work on a claimed shard, give it back and see to what follows; say whether it is done."""
     try:
         await ShardRun(runtime, shard).run()
     finally:
         is_done = await close_shard(runtime.database, shard)
     if not is_done:
-        # It may have been the last at work on a batch that was cancelled or has expired; if not,
-        # somebody else may take it up.
+        # It may have been the last at work on a batch that was cancelled or has expired.
         await runtime.ring(runtime.doorbell.ring_finalize, shard.batch_pk)
-        await runtime.ring(runtime.doorbell.ring_run)
+        if runtime.draining.is_set():
+            await runtime.ring(runtime.doorbell.ring_run)
     elif await advance_if_all_done(runtime.database, shard.batch_pk):
         log.info("batch %s: every line has its answer", shard.batch_id)
         await runtime.ring(runtime.doorbell.ring_finalize, shard.batch_pk)
+    return is_done
 
 
 class ShardRun:
@@ -76,6 +85,7 @@ class ShardRun:
             settings=self._settings,
             on_status=self._on_status,
             on_lost=self._abort,
+            may_give_up=runtime.draining.is_set,
         )
 
     async def run(self) -> None:
@@ -83,13 +93,15 @@ class ShardRun:
         self._later(self._shard.seconds_left, self._abort)
         drain_watch = asyncio.create_task(self._stop_when_draining())
         self._feeder = asyncio.create_task(self._feed())
-        await asyncio.wait({self._feeder})
-        while self._lines:
-            await asyncio.wait(self._lines)
-        await self._recorder.close()
-        drain_watch.cancel()
-        for timer in self._timers:
-            timer.cancel()
+        try:
+            await asyncio.wait({self._feeder})
+            while self._lines:
+                await asyncio.wait(self._lines)
+            await self._recorder.close()
+        finally:
+            drain_watch.cancel()
+            for timer in self._timers:
+                timer.cancel()
         if not self._feeder.cancelled():
             self._feeder.result()
 
@@ -98,41 +110,62 @@ class ShardRun:
         async with self._runtime.database.begin() as session:
             file = await session.get_one(File, self._shard.input_file_pk)
         async for line_no, raw in read_places(self._runtime.database, file, self._shard.lines):
-            while self._recorder.is_stalled:  # noqa: ASYNC110  # it ends by the clock too
+            while self._recorder.is_behind:  # noqa: ASYNC110  # it ends by the clock too
                 await asyncio.sleep(self._settings.record_seconds)
             await self._runtime.limiter.acquire()
-            # Nothing may wait between here and the task's start: the slot is ours to give back.
-            task = asyncio.create_task(self._run_line(line_no, decode_input_line(raw)))
+            task = asyncio.create_task(self._run_line(line_no, raw))
             self._lines.add(task)
-            task.add_done_callback(self._lines.discard)
+            task.add_done_callback(self._end_line)
 
-    async def _run_line(self, line_no: int, line: InputLine) -> None:
-        """Call one line until its outcome is final; begins with a slot taken."""
+    def _end_line(self, task: asyncio.Task[None]) -> None:
+        """Give back the line's slot. Not done in the task: one cancelled at its start never runs."""
+        self._lines.discard(task)
+        if task in self._waiting:
+            self._waiting.discard(task)
+        else:
+            self._runtime.limiter.release()
+
+    async def _run_line(self, line_no: int, raw: bytes) -> None:
+        """Call one line until its outcome is final, and record it; begins with a slot taken."""
         key = request_id(self._shard.batch_id, line_no)
+        try:
+            line = decode_input_line(raw)
+            outcome = await self._call(line_no, line, key)
+            row = self._render(line_no, line.custom_id, key, outcome)
+        except Exception as error:  # noqa: BLE001  # one line's fault must not be its shard's
+            # Neither the message nor the traceback's values: they may hold a prompt.
+            log.error(  # noqa: TRY400
+                "batch %s: line %s: %s at %s",
+                self._shard.batch_id,
+                line_no,
+                type(error).__name__,
+                _place_of(error),
+            )
+            row = self._render(line_no, custom_id_of(raw), key, _INTERNAL_ERROR)
+        self._recorder.add(row)
+
+    async def _call(self, line_no: int, line: InputLine, key: str) -> Outcome:
+        """Try until the outcome is final."""
         body = bytes(line.body)
         neighbours = self._runtime.neighbours
         failures = charged = 0
         while True:
             successes_before = neighbours.successes
-            try:
-                outcome = await self._runtime.upstream.send(
-                    self._shard.endpoint, body, idempotency_key=key
-                )
-            finally:
-                self._runtime.limiter.release()
+            outcome = await self._runtime.upstream.send(
+                self._shard.endpoint, body, idempotency_key=key
+            )
             now = self._runtime.clock()
             if outcome.verdict is not Verdict.TRANSIENT:
                 neighbours.succeeded(now)
-                break
+                return outcome
             failures += 1
             if failures == 1:
                 neighbours.first_try_failed()
             charged += neighbours.charge(outcome.blame, successes_before=successes_before, now=now)
             if charged >= self._settings.line_max_tries:
                 log.info("batch %s: line %s given up", self._shard.batch_id, line_no)
-                break
+                return outcome
             await self._wait_for_next_try(failures, outcome)
-        self._recorder.add(self._render(line_no, line.custom_id, key, outcome))
 
     async def _wait_for_next_try(self, failures: int, outcome: Outcome) -> None:
         """Back off without a slot, then take one again."""
@@ -140,19 +173,17 @@ class ShardRun:
             raise asyncio.CancelledError
         task = asyncio.current_task()
         assert task is not None  # noqa: S101  # we are in one
+        seconds = backoff_seconds(
+            failures,
+            base_seconds=self._settings.retry_base_seconds,
+            cap_seconds=self._settings.retry_cap_seconds,
+            retry_after_seconds=outcome.retry_after_seconds,
+        )
         self._waiting.add(task)
-        try:
-            await asyncio.sleep(
-                backoff_seconds(
-                    failures,
-                    base_seconds=self._settings.retry_base_seconds,
-                    cap_seconds=self._settings.retry_cap_seconds,
-                    retry_after_seconds=outcome.retry_after_seconds,
-                )
-            )
-            await self._runtime.limiter.acquire()
-        finally:
-            self._waiting.discard(task)
+        self._runtime.limiter.release()
+        await asyncio.sleep(seconds)
+        await self._runtime.limiter.acquire()
+        self._waiting.discard(task)
 
     def _render(self, line_no: int, custom_id: str, key: str, outcome: Outcome) -> Row:
         if outcome.status_code is None:
@@ -199,3 +230,16 @@ class ShardRun:
 
     def _later(self, seconds: float, callback: Callable[[], None]) -> None:
         self._timers.append(asyncio.get_running_loop().call_later(max(0.0, seconds), callback))
+
+
+_INTERNAL_ERROR = Outcome(
+    Verdict.REFUSED,
+    code="internal_error",
+    message="The batch engine failed to process this request.",
+)
+
+
+def _place_of(error: Exception) -> str:
+    """Where in the code an exception was raised."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{frame.filename}:{frame.lineno}"
