@@ -105,6 +105,13 @@ def test_who_asks_before_sending_and_may(small_api: LiveApi) -> None:
     assert answer.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 ")
 
 
+def test_who_reads_only_after_sending_everything(small_api: LiveApi) -> None:
+    headers = (f"content-length: {TOO_LARGE}", "connection: close")
+    answer = converse(small_api, request_head(small_api, *headers), b"x" * TOO_LARGE)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"File is too large." in answer
+
+
 def test_a_connection_can_be_used_again_after_a_refusal(small_api: LiveApi) -> None:
     body = HEAD.replace(b"fine-tune", b"nonsense") + b"x" * 500_000 + b"\r\n--b--\r\n"
     first = request_head(small_api, f"content-length: {len(body)}") + body
