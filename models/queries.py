@@ -4,24 +4,13 @@
 that want the same move, one wins, and losing is normal.
 """
 
-from dataclasses import dataclass
-
-from sqlalchemy import ColumnElement, func, or_, select, update
+from sqlalchemy import ColumnElement, Select, func, or_, select, true, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.batch import Batch
 from models.file import File, FileStatus
 from models.lifecycle import BatchStatus, sources_of, timestamp_for
 from models.shard import Shard
-
-
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """The lines of a batch: all, and those that ended with and without success."""
-
-    total: int
-    completed: int
-    failed: int
 
 
 async def advance(
@@ -53,28 +42,23 @@ async def advance(
     return moved.rowcount == 1  # type: ignore[attr-defined,no-any-return]  # a CursorResult for an UPDATE
 
 
-async def counts_of(session: AsyncSession, batches: list[Batch]) -> dict[int, Counts]:
-    """The counts of some batches by their pk: sums over shards while they run, frozen ones after."""
-    running = [batch.pk for batch in batches if batch.status in _COUNTED_BY_SHARDS]
-    sums: dict[int, tuple[int, int]] = {}
-    if running:
-        rows = await session.execute(
-            select(
-                Shard.batch_pk,
-                func.coalesce(func.sum(Shard.succeeded), 0),
-                func.coalesce(func.sum(Shard.failed), 0),
-            )
-            .where(Shard.batch_pk.in_(running))
-            .group_by(Shard.batch_pk)
+def counted_batches() -> Select[Batch, int, int]:
+    """Select batches, each with the numbers of its lines that ended with and without success.
+
+    One statement, hence one snapshot: the counts are sums over shards until the batch ends, and from
+    then on stand in its own row, in the very transaction that drops the shards.
+    """
+    sums = (
+        select(
+            func.coalesce(func.sum(Shard.succeeded), 0).label("succeeded"),
+            func.coalesce(func.sum(Shard.failed), 0).label("failed"),
         )
-        sums = {batch_pk: (int(succeeded), int(failed)) for batch_pk, succeeded, failed in rows}
-    return {
-        batch.pk: Counts(batch.total, *sums.get(batch.pk, (batch.completed, batch.failed)))
-        for batch in batches
-    }
-
-
-_COUNTED_BY_SHARDS = {BatchStatus.IN_PROGRESS, BatchStatus.FINALIZING, BatchStatus.CANCELLING}
+        .where(Shard.batch_pk == Batch.pk)
+        .lateral()
+    )
+    return select(Batch, Batch.completed + sums.c.succeeded, Batch.failed + sums.c.failed).join(
+        sums, true()
+    )
 
 
 def file_is_visible() -> ColumnElement[bool]:

@@ -11,7 +11,6 @@ from pydantic import BaseModel
 
 from models import batch as tables
 from models import file as file_tables
-from models.queries import Counts
 
 
 def unix(moment: datetime | None) -> int | None:
@@ -154,8 +153,8 @@ class Batch(BaseModel):
     metadata: dict[str, str] | None
 
     @classmethod
-    def of(cls, batch: tables.Batch, counts: Counts) -> Self:
-        """The batch as a client sees it, with the counts that hold just now."""
+    def of(cls, batch: tables.Batch, completed: int = 0, failed: int = 0) -> Self:
+        """The batch as a client sees it, with the counts of `models.queries.counted_batches`."""
         return cls(
             id=batch.id,
             endpoint=batch.endpoint,
@@ -177,9 +176,7 @@ class Batch(BaseModel):
             expired_at=unix(batch.expired_at),
             cancelling_at=unix(batch.cancelling_at),
             cancelled_at=unix(batch.cancelled_at),
-            request_counts=RequestCounts(
-                total=counts.total, completed=counts.completed, failed=counts.failed
-            ),
+            request_counts=RequestCounts(total=batch.total, completed=completed, failed=failed),
             usage=None if batch.usage is None else Usage.of(batch.usage),
             metadata=batch.metadata_,
         )

@@ -17,7 +17,7 @@ from models.errors import BatchNotCancellable, BatchNotFound, InvalidParameter
 from models.ids import could_be_id, new_batch_id
 from models.lifecycle import BatchStatus
 from models.lines import MAX_ECHO
-from models.queries import advance, counts_of
+from models.queries import advance, counted_batches
 
 _CANCELLED = {BatchStatus.CANCELLING, BatchStatus.CANCELLED}
 
@@ -42,7 +42,7 @@ async def create(
             .returning(Batch)
         )
         assert batch is not None  # noqa: S101  # an INSERT returns its row
-        shown = await _show(session, batch)
+        shown = wire.Batch.of(batch)
     await ring(bell.ring_validate, batch.pk)
     return shown
 
@@ -54,7 +54,7 @@ async def get(database: Database, *, batch_id: str) -> wire.Batch:
         BatchNotFound: there is none with this id.
     """
     async with database.begin() as session:
-        return await _show(session, await _find(session, batch_id))
+        return await _show(session, batch_id)
 
 
 async def list_(database: Database, *, query: ListBatches) -> wire.BatchList:
@@ -63,14 +63,13 @@ async def list_(database: Database, *, query: ListBatches) -> wire.BatchList:
     Raises:
         InvalidParameter: `after` names no batch.
     """
-    statement = select(Batch).order_by(Batch.created_at.desc(), Batch.pk.desc())
+    statement = counted_batches().order_by(Batch.created_at.desc(), Batch.pk.desc())
     async with database.begin() as session:
         if query.after is not None:
             cursor = await _place_of(session, query.after)
             statement = statement.where(tuple_(Batch.created_at, Batch.pk) < cursor)
-        found = list((await session.scalars(statement.limit(query.limit + 1))).all())
-        counts = await counts_of(session, found)
-    page = [wire.Batch.of(batch, counts[batch.pk]) for batch in found[: query.limit]]
+        found = (await session.execute(statement.limit(query.limit + 1))).all()
+    page = [wire.Batch.of(*row) for row in found[: query.limit]]
     return wire.BatchList.of(page, has_more=bool(page) and len(found) > query.limit)
 
 
@@ -82,21 +81,26 @@ async def cancel(database: Database, *, bell: Bell, batch_id: str) -> wire.Batch
         BatchNotCancellable: it has ended otherwise, or is writing its files.
     """
     async with database.begin() as session:
-        batch = await _find(session, batch_id)
-        moved = await advance(session, batch.pk, BatchStatus.CANCELLING)
+        batch_pk = (await _find(session, batch_id)).pk
+        moved = await advance(session, batch_pk, BatchStatus.CANCELLING)
         # Read again in any case: it may have moved between the look and the step.
-        await session.refresh(batch)
-        if not moved and batch.status not in _CANCELLED:
-            raise BatchNotCancellable(batch.status)
-        shown = await _show(session, batch)
+        session.expire_all()
+        shown = await _show(session, batch_id)
+        if not moved and shown.status not in _CANCELLED:
+            raise BatchNotCancellable(shown.status)
     if moved:
-        await ring(bell.ring_finalize, batch.pk)
+        await ring(bell.ring_finalize, batch_pk)
     return shown
 
 
-async def _show(session: AsyncSession, batch: Batch) -> wire.Batch:
-    counts = await counts_of(session, [batch])
-    return wire.Batch.of(batch, counts[batch.pk])
+async def _show(session: AsyncSession, batch_id: str) -> wire.Batch:
+    row = None
+    if could_be_id(batch_id):
+        statement = counted_batches().where(Batch.id == batch_id)
+        row = (await session.execute(statement)).one_or_none()
+    if row is None:
+        raise BatchNotFound(batch_id[:MAX_ECHO])
+    return wire.Batch.of(*row)
 
 
 async def _find(session: AsyncSession, batch_id: str) -> Batch:
