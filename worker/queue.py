@@ -8,7 +8,8 @@ rings again for whatever is runnable).
 import logging
 
 from celery import Celery
-from kombu.exceptions import OperationalError
+from kombu.exceptions import KombuError
+from redis.exceptions import RedisError
 
 log = logging.getLogger(__name__)
 
@@ -24,8 +25,8 @@ RUN_WINDOW = 64
 
 _ANSWER_SECONDS = 1.0
 _SOCKET_SECONDS = 2.0
-# What kombu and redis-py raise when the broker is away.
-_BROKER_ERRORS = (OperationalError, OSError)
+# What comes up when the broker is away, full or loading: kombu wraps some of redis-py's errors.
+_BROKER_ERRORS = (KombuError, RedisError, OSError)
 
 
 def make_celery(broker_url: str, *, socket_seconds: float | None = None) -> Celery:
@@ -40,6 +41,8 @@ def make_celery(broker_url: str, *, socket_seconds: float | None = None) -> Cele
         transport_options |= {
             "socket_timeout": socket_seconds,
             "socket_connect_timeout": socket_seconds,
+            # kombu would try to connect again and again for six seconds.
+            "max_retries": 0,
         }
     celery.conf.update(
         broker_connection_retry_on_startup=True,
@@ -52,7 +55,8 @@ def make_celery(broker_url: str, *, socket_seconds: float | None = None) -> Cele
         task_ignore_result=True,
         task_routes={RUN_SHARD: {"queue": RUN_QUEUE}},
         task_store_errors_even_if_ignored=False,
-        worker_cancel_long_running_tasks_on_connection_loss=False,
+        # There are none that it could mean, for all are acknowledged early; False warns at every loss.
+        worker_cancel_long_running_tasks_on_connection_loss=True,
         worker_disable_prefetch=True,
         worker_hijack_root_logger=False,
         worker_prefetch_multiplier=1,
@@ -65,6 +69,7 @@ class Doorbell:
 
     def __init__(self, broker_url: str) -> None:
         self._celery = make_celery(broker_url, socket_seconds=_SOCKET_SECONDS)
+        self._is_broker_away = False
 
     def ring_validate(self, batch_pk: int) -> None:
         """A batch waits to be validated."""
@@ -111,8 +116,13 @@ class Doorbell:
         try:
             self._celery.send_task(name, args=args, queue=_QUEUE_OF[name], retry=False)
         except _BROKER_ERRORS as error:
-            log.warning("could not ring %s%s: %s; the sweep will", name, args, type(error).__name__)
+            if not self._is_broker_away:
+                log.warning("could not ring %s (%s); the sweep will", name, type(error).__name__)
+            self._is_broker_away = True
             return False
+        if self._is_broker_away:
+            log.info("the broker answers again")
+        self._is_broker_away = False
         return True
 
 
