@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from datetime import timedelta
 
-from sqlalchemy import delete, exists, func, select, update
+from sqlalchemy import delete, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.batch import Batch
@@ -51,32 +51,28 @@ async def finalize_batch(runtime: Runtime, batch_pk: int) -> None:
 
 
 async def _claim(runtime: Runtime, batch_pk: int) -> Batch | None:
-    """Take the batch if it is time: nobody is at work on its lines, and nobody can be any more."""
-    lease_seconds = runtime.run_settings.lease_seconds
-    is_held = exists().where(
-        Shard.batch_pk == batch_pk,
-        Shard.state == ShardState.RUNNING,
-        Shard.lease_until > func.now(),
-    )
+    """Take the batch, if it is time for this stage and nobody else is at it."""
     async with runtime.database.begin() as session:
-        if await session.scalar(select(is_held)):
+        if await _is_at_work(session, batch_pk):
             return None
-        batch = await claim_batch(
+        return await claim_batch(
             session,
             batch_pk,
             BatchStatus.FINALIZING,
             BatchStatus.CANCELLING,
             owner=runtime.owner,
-            lease_seconds=lease_seconds,
+            lease_seconds=runtime.run_settings.lease_seconds,
         )
-        if batch is not None:
-            # A worker that lost touch must not add a result to what is being written.
-            await session.execute(
-                update(Shard)
-                .where(Shard.batch_pk == batch_pk, Shard.state == ShardState.RUNNING)
-                .values(state=ShardState.QUEUED.value, lease_owner=None, lease_until=None)
-            )
-        return batch
+
+
+async def _is_at_work(session: AsyncSession, batch_pk: int, *, locking: bool = False) -> bool:
+    """Whether some worker holds a live lease on the batch's lines; with `locking`, none can change."""
+    leases = (
+        select((Shard.state == ShardState.RUNNING) & (Shard.lease_until > func.clock_timestamp()))
+        .where(Shard.batch_pk == batch_pk)
+        .order_by(Shard.pk)
+    )
+    return any(await session.scalars(leases.with_for_update() if locking else leases))
 
 
 @contextlib.asynccontextmanager
@@ -105,6 +101,11 @@ async def _keeping_lease(runtime: Runtime, batch: Batch) -> AsyncGenerator[None]
 async def _write_and_close(runtime: Runtime, batch: Batch) -> BatchStatus | None:
     """Everything in one transaction; `None` if the batch turned out not to be ours any more."""
     async with runtime.database.begin() as session:
+        # A worker that lost touch, or claimed a shard while the batch moved on, must not add a result
+        # to what is being written: it waits here, and then finds its shard gone.
+        if await _is_at_work(session, batch.pk, locking=True):
+            await release_batch(runtime.database, batch.pk, owner=runtime.owner)
+            return None
         pages, answered = await _plan(session, batch.pk)
         retention = (
             batch.output_expires_after_seconds or runtime.control_settings.output_retention_seconds
