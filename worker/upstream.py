@@ -65,7 +65,7 @@ class Upstream:
             "accept": "application/json",
             "accept-encoding": "identity",
             "content-type": "application/json",
-            "user-agent": f"overnight/{importlib.metadata.version('overnight')}",
+            "user-agent": _user_agent(),
         }
         if settings.upstream_api_key is not None:
             self._headers["authorization"] = (
@@ -99,6 +99,14 @@ class Upstream:
     async def aclose(self) -> None:
         """Close every connection."""
         await self._transport.aclose()
+
+
+def _user_agent() -> str:
+    try:
+        return f"overnight/{importlib.metadata.version('overnight')}"
+    except importlib.metadata.PackageNotFoundError:
+        # Run from a source tree that nobody has installed.
+        return "overnight"
 
 
 _RETRIED = frozenset({408, 409, 429})
