@@ -1,10 +1,11 @@
 """Where a child's output goes: all of it into its log file, what matters to the terminal.
 
 Promises: a log file and its one predecessor never exceed twice `MAX_BYTES`; a full disk costs log
-lines, never the child.
+lines, never the child; a complaint that comes again and again is shown once a minute.
 """
 
 import re
+import time
 from collections import deque
 from pathlib import Path
 from typing import BinaryIO
@@ -14,11 +15,15 @@ from cli.console import Terminal
 MAX_BYTES = 8 * 1024 * 1024
 _MAX_LINE_BYTES = 64 * 1024
 _KEPT_LINES = 12
+_MOST_COMPLAINTS = 1000
 
 # The first word of this kind in a line is its level; the text after it may say anything.
 _LEVEL = re.compile(
     r"\b(DEBUG|INFO|LOG|NOTICE|WARNING|ERROR|CRITICAL|FATAL|PANIC)\b(?=[:/ \]])",
 )
+# What makes two lines of the same complaint different: times, process and task ids, counts.
+_VARIABLE = re.compile(r"[0-9a-f]*[0-9][0-9a-f-]*")
+_REPEAT_SECONDS = 60.0
 _IMPORTANT = frozenset({"WARNING", "ERROR", "CRITICAL", "FATAL", "PANIC"})
 
 
@@ -67,6 +72,8 @@ class ChildLog:
         self._shows_warnings = shows_warnings
         self._rest = b""
         self._recent: deque[str] = deque(maxlen=_KEPT_LINES)
+        # Complaints, and when each was last shown.
+        self._shown_at: dict[str, float] = {}
 
     def feed(self, data: bytes) -> None:
         """Take what the child wrote, in pieces of any size."""
@@ -109,5 +116,15 @@ class ChildLog:
         level = _LEVEL.search(text[:120])
         # What follows without a level of its own, such as a traceback, is for the log file.
         matters = self._shows_warnings and level is not None and level[1] in _IMPORTANT
-        if matters or self._terminal.verbose:
+        if self._terminal.verbose or (matters and self._is_news(text)):
             self._terminal.show_line(self._name, text)
+
+    def _is_news(self, text: str) -> bool:
+        now = time.monotonic()
+        complaint = _VARIABLE.sub("", text)
+        if now - self._shown_at.get(complaint, -_REPEAT_SECONDS) < _REPEAT_SECONDS:
+            return False
+        if len(self._shown_at) > _MOST_COMPLAINTS:
+            self._shown_at.clear()
+        self._shown_at[complaint] = now
+        return True

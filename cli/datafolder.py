@@ -4,6 +4,7 @@ Promises: one `overnight up` at a time uses a folder; the key file is readable b
 other users get at most the right to pass through, never to list or to read.
 """
 
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -38,6 +39,7 @@ class DataFolder:
     def __init__(self, path: Path, lock: int) -> None:
         self.path = path
         self._lock = lock
+        self._sockets_aside: Path | None = None
 
     @classmethod
     def open(cls, path: Path) -> "DataFolder":
@@ -82,6 +84,9 @@ class DataFolder:
 
     def close(self) -> None:
         """Let another process have the folder. (The end of this one does it, too.)"""
+        if self._sockets_aside is not None:
+            with contextlib.suppress(OSError):  # somebody else's files in it, perhaps
+                self._sockets_aside.rmdir()
         os.close(self._lock)
 
     def api_key(self) -> str:
@@ -118,6 +123,7 @@ class DataFolder:
                 " and plainer path."
             )
             raise CommandError(message)
+        self._sockets_aside = aside
         return _give(aside, owner)
 
 

@@ -9,7 +9,7 @@ import importlib.resources
 import json
 import tempfile
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -31,6 +31,8 @@ _EXAMPLE = "chat-1000.jsonl"
 # Enough that the bar can be watched, and that there is something to run at the same time.
 _LATENCY_SECONDS = 0.6
 _LATENCY_SIGMA = 0.35
+# Twenty times what it should take on a small machine: something is wrong, and CI should not hang.
+_SIMULATED_SECONDS = 300.0
 _SHOWN_RESULTS = 3
 _SHOWN_CHARACTERS = 76
 
@@ -80,15 +82,21 @@ async def _show(
         errors=kept / "errors.jsonl",
         poll_seconds=0.25,
     )
+    where = upstream or "a simulated model server (every answer is made up)"
+    limit = None if upstream else _SIMULATED_SECONDS
     signals = StopSignals()
     with _removed_if_empty(kept), tempfile.TemporaryDirectory(prefix="overnight-") as data:
         _write_input(job.source, model)
         async with (
             signals,
-            _model_server(terminal, upstream) as upstream_url,
+            _model_server(upstream) as upstream_url,
             running_engine(
                 EngineOptions(
-                    host="127.0.0.1", port=0, data_folder=Path(data), upstream_url=upstream_url
+                    host="127.0.0.1",
+                    port=0,
+                    data_folder=Path(data),
+                    upstream_url=upstream_url,
+                    greeting=f"Starting Overnight in a temporary folder, in front of {where} …",
                 ),
                 terminal=terminal,
                 signals=signals,
@@ -101,7 +109,7 @@ async def _show(
                 async with BatchClient(
                     engine.base_url, engine.api_key, on_trouble=progress.say
                 ) as client:
-                    await job.go(client, progress)
+                    await _go_within(limit, job.go(client, progress))
             terminal.say("Stopping …")
         job.source.unlink()
     if signals.received and not job.seconds:
@@ -117,21 +125,26 @@ async def _show(
     return job.batch
 
 
+async def _go_within(seconds: float | None, going: Coroutine[Any, Any, None]) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await going
+    except TimeoutError as error:
+        raise CommandError(
+            f"The demonstration did not end within {seconds:,.0f} s. --verbose shows what is going on."
+        ) from error
+
+
 @asynccontextmanager
-async def _model_server(terminal: Terminal, upstream: str | None) -> AsyncGenerator[str]:
+async def _model_server(upstream: str | None) -> AsyncGenerator[str]:
     """The model server to ask: the given one, or a simulated one for as long as the block runs."""
     if upstream:
-        terminal.say(f"Starting Overnight in a temporary folder, in front of {upstream} …")
         yield upstream
         return
     server = SimulatedServer(
         SimulatorSettings(port=0, latency=_LATENCY_SECONDS, latency_sigma=_LATENCY_SIGMA)
     )
     await server.start()
-    terminal.say(
-        "Starting Overnight in a temporary folder, in front of a simulated model server: every answer"
-        " is made up."
-    )
     try:
         yield server.url
     finally:

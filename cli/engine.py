@@ -44,6 +44,8 @@ class EngineOptions:
     workers: int = 1
     database_url: str | None = None
     redis_url: str | None = None
+    #: Said once nothing stands in the way of a start.
+    greeting: str = "Starting Overnight …"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +73,7 @@ async def running_engine(
             signals.hurries(supervisor.hurry)
             # Closed first when the block ends: callers are then refused and not kept waiting.
             with closing(_listen(options.host, options.port)) as listener, ExitStack() as gate:
-                terminal.say("Starting Overnight …")
+                terminal.say(options.greeting)
                 given_key = os.environ.get("OVERNIGHT_API_KEY", "").strip()
                 api_key = given_key or folder.api_key()
                 database_url = options.database_url or (postgres.url if postgres else "")

@@ -249,6 +249,17 @@ def test_the_terminal_shows_what_matters_and_the_log_file_everything(tmp_path: P
     assert len((tmp_path / "api.log").read_text().splitlines()) == 6
 
 
+def test_the_same_complaint_is_shown_once_in_a_while() -> None:
+    terminal = Listening()
+    log = ChildLog("control", terminal=terminal, file=None)
+    for second in range(5):
+        log.feed(
+            f"2026-01-01 10:00:0{second} ERROR x: Task sweep[ad6a-{second}f] failed\n".encode()
+        )
+    log.feed(b"2026-01-01 10:00:09 ERROR x: another matter\n")
+    assert len(terminal.shown) == 2
+
+
 def test_a_log_file_never_grows_beyond_its_size(tmp_path: Path) -> None:
     log = LogFile(tmp_path / "api.log", max_bytes=100)
     for number in range(50):
