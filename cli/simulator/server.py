@@ -19,6 +19,7 @@ from cli.simulator.endpoints import ENDPOINTS, answer_call, list_models, one_mod
 from cli.simulator.record import CUT_BY_SERVER, LEFT_BY_CLIENT, Call, Record, Stats
 from cli.simulator.refusal import Refusal
 from cli.simulator.settings import SimulatorSettings
+from cli.simulator.text import filler
 
 # A worker opens hundreds of connections at once; the default of 100 would make some wait a second.
 BACKLOG = 4_096
@@ -57,6 +58,8 @@ class SimulatedServer:
     async def start(self) -> None:
         """Listen. After a `stop`, on the same port again."""
         self._record.open()
+        if self.settings.reply_bytes is not None:
+            filler()  # Now, or the first call would wait for it.
         self._server = await asyncio.get_running_loop().create_server(
             lambda: Connection(self), self.settings.host, self._port, backlog=BACKLOG
         )

@@ -9,13 +9,10 @@ import random
 from functools import cache
 from typing import Any
 
+from cli.simulator.words import invent_text
+
 ECHO_CHARACTERS = 60
-_FILLER = """
-simulated words follow one another without meaning and fill the reply to the size that was asked
-for so that storage network and memory carry what a real model would send while nothing in them
-was ever thought or said by anyone who reads this should change the upstream setting when an
-actual answer is wanted
-"""
+_FILLER_CHARACTERS = 1_048_576
 
 
 def digest(text: str) -> str:
@@ -40,7 +37,7 @@ def reply(prompt: str, mark: str, reply_bytes: int | None, index: int) -> str:
         return text
     raw = text.encode("utf-8", "replace")[:reply_bytes].decode("utf-8", "ignore")
     missing = reply_bytes - len(raw.encode())
-    return raw + _filler(missing, int(mark, 16) + index) if missing else raw
+    return raw + _cut_filler(missing, int(mark, 16) + index) if missing else raw
 
 
 def count_tokens(text: str) -> int:
@@ -75,17 +72,16 @@ def conversation(messages: list[Any]) -> tuple[str, int]:
     return last, characters
 
 
-def _filler(size: int, start: int) -> str:
-    corpus = _corpus()
-    offset = start % len(corpus)
-    piece = corpus[offset : offset + size]
-    while len(piece) < size:
-        piece += corpus[: size - len(piece)]
-    return piece
-
-
 @cache
-def _corpus() -> str:
-    """64 KiB of ASCII words in a fixed random order, made on first use."""
-    words = random.Random(0).choices(_FILLER.split(), k=14_000)
-    return (" " + " ".join(words))[:65_536]
+def filler() -> str:
+    """What fills replies to the size asked for; made on first use, which takes a moment."""
+    return " " + invent_text(random.Random(0), _FILLER_CHARACTERS - 1)
+
+
+def _cut_filler(size: int, start: int) -> str:
+    text = filler()
+    offset = start % len(text)
+    piece = text[offset : offset + size]
+    while len(piece) < size:
+        piece += text[: size - len(piece)]
+    return piece
