@@ -246,6 +246,8 @@ async def read_lines(
         lines: list[PlacedLine] = []
         for raw in whole:
             if len(raw) > max_line_bytes:
+                if lines:
+                    yield lines
                 raise LineTooLong(line_no)
             if raw and not raw.isspace():
                 lines.append(PlacedLine(line_no, offset, raw))
