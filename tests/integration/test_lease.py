@@ -1,0 +1,301 @@
+"""Leases: who gets a shard next, and that nobody gets one that is somebody else's."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import select, text, update
+
+from models import Batch, Shard
+from models.database import Database
+from models.lifecycle import BatchStatus, ShardState
+from tests.factories import make_batch, make_result, make_shard
+from tests.fixtures.runtime import reload, shards_of, wait_until
+from worker.lease import (
+    ClaimedShard,
+    advance_if_all_done,
+    claim_batch,
+    claim_shard,
+    close_shard,
+    release_batch,
+    renew_batch,
+)
+
+LEASE_SECONDS = 2.0
+
+
+async def claim(database: Database, owner: str = "me") -> ClaimedShard | None:
+    return await claim_shard(database, owner=owner, lease_seconds=LEASE_SECONDS)
+
+
+async def claimed(database: Database, owner: str = "me") -> ClaimedShard:
+    shard = await claim(database, owner)
+    assert shard is not None
+    return shard
+
+
+async def running_batch(database: Database, shards: int = 1, **values: Any) -> Batch:
+    batch = await make_batch(database, status=BatchStatus.IN_PROGRESS, input_file_pk=1, **values)
+    for no in range(shards):
+        await make_shard(database, batch, no=no, line_numbers=[3 * no + n for n in (1, 2, 3)])
+    return batch
+
+
+def in_seconds(seconds: float) -> datetime:
+    return datetime.now(UTC) + timedelta(seconds=seconds)
+
+
+@pytest.fixture
+async def settled(database: Database) -> None:
+    """Lapsed leases count only when the server has been up for as long as a lease lasts."""
+
+    async def is_up() -> bool:
+        async with database.begin() as session:
+            up = "SELECT pg_postmaster_start_time() < now() - make_interval(secs => :seconds)"
+            return bool(await session.scalar(text(up), {"seconds": LEASE_SECONDS}))
+
+    await wait_until(is_up, "the server's settling")
+
+
+async def test_nothing_to_claim(database: Database) -> None:
+    assert await claim(database) is None
+
+
+async def test_a_claim_says_all_that_a_run_needs(database: Database) -> None:
+    batch = await running_batch(database, window=timedelta(hours=1))
+    shard = await claimed(database)
+    assert (shard.batch_pk, shard.batch_id) == (batch.pk, batch.id)
+    assert (shard.endpoint, shard.input_file_pk) == (batch.endpoint, 1)
+    assert shard.seconds_left == pytest.approx(3600, abs=20)
+    assert shard.lines == [(1, 0, 99), (2, 100, 99), (3, 200, 99)]
+    [row] = await shards_of(database, batch)
+    assert (row.state, row.lease_owner, row.claims) == (ShardState.RUNNING, shard.lease_owner, 1)
+    assert row.lease_until is not None
+    assert in_seconds(0) < row.lease_until < in_seconds(LEASE_SECONDS + 1)
+    assert await claim(database) is None
+
+
+async def test_a_claim_gives_only_the_lines_without_a_result(database: Database) -> None:
+    batch = await make_batch(database, status=BatchStatus.IN_PROGRESS, input_file_pk=1)
+    other = await running_batch(database)
+    await make_shard(
+        database, batch, line_numbers=[9, 2, 7], offsets=[50, 10, 30], lengths=[5, 6, 7], claims=1
+    )
+    await make_result(database, batch, 2)
+    # A result of another batch is none of this one's.
+    await make_result(database, other, 9)
+    assert (await claimed(database)).lines == [(9, 50, 5), (7, 30, 7)]
+
+
+@pytest.mark.parametrize("status", [s for s in BatchStatus if s is not BatchStatus.IN_PROGRESS])
+async def test_only_a_running_batch_s_shards_are_claimed(
+    database: Database, status: BatchStatus
+) -> None:
+    batch = await make_batch(database, status=status, input_file_pk=1)
+    await make_shard(database, batch)
+    assert await claim(database) is None
+
+
+async def test_no_shard_is_claimed_past_its_batch_s_window(database: Database) -> None:
+    await running_batch(database, window=timedelta(seconds=-1))
+    assert await claim(database) is None
+
+
+async def test_a_done_shard_is_not_claimed(database: Database) -> None:
+    batch = await make_batch(database, status=BatchStatus.IN_PROGRESS, input_file_pk=1)
+    await make_shard(database, batch, state=ShardState.DONE)
+    assert await claim(database) is None
+
+
+@pytest.mark.usefixtures("settled")
+async def test_a_lapsed_lease_is_claimed_and_a_live_one_is_not(database: Database) -> None:
+    batch = await make_batch(database, status=BatchStatus.IN_PROGRESS, input_file_pk=1)
+    live = await make_shard(database, batch, state=ShardState.RUNNING)
+    await make_shard(
+        database, batch, no=1, state=ShardState.RUNNING, lease_until=in_seconds(-0.1), claims=4
+    )
+    shard = await claimed(database)
+    assert shard.pk != live.pk
+    assert shard.lease_owner == "me#5"
+    assert await claim(database) is None
+
+
+async def test_after_a_start_of_the_server_its_holders_come_first(database: Database) -> None:
+    """A lease lapsed while the server was away: its holder may renew it before others claim it."""
+    batch = await make_batch(database, status=BatchStatus.IN_PROGRESS, input_file_pk=1)
+    await make_shard(database, batch, state=ShardState.RUNNING, lease_until=in_seconds(-1))
+    # As if the server had started less than such a lease ago.
+    assert await claim_shard(database, owner="me", lease_seconds=10**7) is None
+
+
+async def test_the_batch_with_the_fewest_shards_at_work_comes_first(database: Database) -> None:
+    big = await running_batch(database, shards=6, window=timedelta(hours=1))
+    small = await running_batch(database, shards=2, window=timedelta(hours=20))
+    order = [(await claimed(database)).batch_pk for _ in range(8)]
+    assert order == [big.pk, small.pk, big.pk, small.pk, big.pk, big.pk, big.pk, big.pk]
+
+
+@pytest.mark.usefixtures("settled")
+async def test_a_lapsed_lease_does_not_count_as_work(database: Database) -> None:
+    dead = await running_batch(database, window=timedelta(hours=20))
+    for no in (1, 2):
+        await make_shard(
+            database, dead, no=no, state=ShardState.RUNNING, lease_until=in_seconds(-1)
+        )
+    busy = await running_batch(database, window=timedelta(hours=1))
+    await make_shard(database, busy, no=1, state=ShardState.RUNNING)
+    assert (await claimed(database)).batch_pk == dead.pk
+
+
+async def test_among_equals_the_one_that_ends_first_comes_first(database: Database) -> None:
+    late = await running_batch(database, shards=2, window=timedelta(hours=24))
+    soon = await running_batch(database, shards=2, window=timedelta(hours=2))
+    order = [(await claimed(database)) for _ in range(4)]
+    assert [shard.batch_pk for shard in order] == [soon.pk, late.pk, soon.pk, late.pk]
+    assert [shard.lines[0][0] for shard in order] == [1, 1, 4, 4]
+
+
+async def test_a_shard_that_is_being_claimed_is_passed_over(database: Database) -> None:
+    batch = await running_batch(database, shards=2)
+    first, second = await shards_of(database, batch)
+    async with database.begin() as session:
+        await session.execute(select(Shard).where(Shard.pk == first.pk).with_for_update())
+        shard = await asyncio.wait_for(claim(database), timeout=10)
+        assert shard is not None
+        assert shard.pk == second.pk
+        assert await asyncio.wait_for(claim(database), timeout=10) is None
+
+
+async def test_two_claims_at_once_get_different_shards(database: Database) -> None:
+    for _ in range(10):
+        batch = await running_batch(database, shards=2)
+        one, two = await asyncio.gather(claimed(database, "one"), claimed(database, "two"))
+        assert one.pk != two.pk
+        assert {one.batch_pk, two.batch_pk} == {batch.pk}
+
+
+async def test_no_shard_is_ever_held_by_two(database: Database) -> None:
+    """Many claim, close and claim again at once; each line ends with the one who closed it last."""
+    batches = [await running_batch(database, shards=8) for _ in range(3)]
+    held: dict[int, str] = {}
+    claims = 0
+
+    async def work(owner: str) -> None:
+        nonlocal claims
+        while shard := await claim(database, owner):
+            assert shard.pk not in held, f"{owner} got what {held[shard.pk]} holds"
+            held[shard.pk] = owner
+            claims += 1
+            await asyncio.sleep(0)
+            # Every other time the work is not finished.
+            is_finished = claims % 2 == 0
+            if is_finished:
+                async with database.begin() as session:
+                    done = update(Shard).where(Shard.pk == shard.pk).values(succeeded=Shard.size)
+                    await session.execute(done)
+            del held[shard.pk]
+            assert await close_shard(database, shard) is is_finished
+
+    await asyncio.gather(*(work(f"worker-{number}") for number in range(8)))
+    for batch in batches:
+        states = {shard.state for shard in await shards_of(database, batch)}
+        assert states == {ShardState.DONE}
+    assert claims >= 24
+
+
+async def test_closing_gives_an_unfinished_shard_back(database: Database) -> None:
+    batch = await running_batch(database)
+    assert not await close_shard(database, await claimed(database))
+    [row] = await shards_of(database, batch)
+    assert (row.state, row.lease_owner, row.lease_until) == (ShardState.QUEUED, None, None)
+    assert (await claimed(database)).lease_owner == "me#2"
+
+
+async def test_only_the_holder_closes(database: Database) -> None:
+    batch = await running_batch(database)
+    first = await claimed(database)
+    await close_shard(database, first)
+    second = await claimed(database)
+    # The same process, and the same shard; yet this claim of it is over.
+    assert not await close_shard(database, first)
+    [row] = await shards_of(database, batch)
+    assert (row.state, row.lease_owner) == (ShardState.RUNNING, second.lease_owner)
+
+
+async def test_a_batch_moves_on_when_no_shard_is_open(database: Database) -> None:
+    batch = await running_batch(database, shards=2)
+    for is_last in (False, True):
+        shard = await claimed(database)
+        async with database.begin() as session:
+            await session.execute(
+                update(Shard).where(Shard.pk == shard.pk).values(succeeded=2, failed=1)
+            )
+        assert await close_shard(database, shard)
+        assert await advance_if_all_done(database, batch.pk) is is_last
+    assert (await reload(database, batch)).status == BatchStatus.FINALIZING
+    assert not await advance_if_all_done(database, batch.pk)
+
+
+async def test_of_all_who_close_last_at_once_one_moves_the_batch(database: Database) -> None:
+    async def finish(shard: ClaimedShard) -> bool:
+        assert await close_shard(database, shard)
+        return await advance_if_all_done(database, shard.batch_pk)
+
+    for _ in range(5):
+        batch = await running_batch(database, shards=4)
+        shards = [await claimed(database) for _ in range(4)]
+        async with database.begin() as session:
+            await session.execute(update(Shard).values(succeeded=Shard.size))
+        assert sum(await asyncio.gather(*(finish(shard) for shard in shards))) == 1
+        assert (await reload(database, batch)).status == BatchStatus.FINALIZING
+
+
+async def take(database: Database, batch: Batch, owner: str = "me") -> Batch | None:
+    async with database.begin() as session:
+        return await claim_batch(
+            session,
+            batch.pk,
+            BatchStatus.VALIDATING,
+            BatchStatus.FINALIZING,
+            owner=owner,
+            lease_seconds=LEASE_SECONDS,
+        )
+
+
+async def test_a_batch_s_own_lease(database: Database) -> None:
+    batch = await make_batch(database)
+    assert await take(database, batch) is not None
+    assert await take(database, batch, "other") is None
+    assert await take(database, batch) is None
+    await release_batch(database, batch.pk, owner="other")
+    assert await take(database, batch, "other") is None
+    await release_batch(database, batch.pk, owner="me")
+    taken = await take(database, batch, "other")
+    assert taken is not None
+    assert taken.lease_owner == "other"
+
+
+async def test_a_batch_is_taken_only_in_the_right_status(database: Database) -> None:
+    assert await take(database, await running_batch(database)) is None
+
+
+async def test_a_batch_s_lapsed_lease_is_taken(database: Database) -> None:
+    batch = await make_batch(database, lease_owner="dead", lease_until=in_seconds(-0.1))
+    assert await take(database, batch) is not None
+
+
+async def test_a_batch_s_lease_is_renewed_while_it_is_ours(database: Database) -> None:
+    batch = await take(database, await make_batch(database))
+    assert batch is not None
+    assert await renew_batch(database, batch, owner="me", lease_seconds=100)
+    renewed = (await reload(database, batch)).lease_until
+    assert renewed is not None
+    assert renewed > in_seconds(50)
+    assert not await renew_batch(database, batch, owner="other", lease_seconds=100)
+    async with database.begin() as session:
+        await session.execute(
+            update(Batch).values(status=BatchStatus.CANCELLING, cancelling_at=in_seconds(0))
+        )
+    # The batch has moved on, so the stage has nothing to keep.
+    assert not await renew_batch(database, batch, owner="me", lease_seconds=100)
