@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import select, text, update
+from sqlalchemy.exc import IntegrityError
 
 from models import Batch, Shard
 from models.database import Database
@@ -299,3 +300,30 @@ async def test_a_batch_s_lease_is_renewed_while_it_is_ours(database: Database) -
         )
     # The batch has moved on, so the stage has nothing to keep.
     assert not await renew_batch(database, batch, owner="me", lease_seconds=100)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"state": "lost"},
+        {"state": "running"},
+        {"lease_owner": "me"},
+        {"lease_owner": "me", "lease_until": datetime.now(UTC)},
+        {"state": "running", "lease_owner": "me"},
+        {"state": "done"},
+        {"state": "done", "succeeded": 2},
+        {"succeeded": 3, "failed": 1},
+        {"succeeded": -1},
+        {"size": 4},
+        {"size": 0, "line_numbers": [], "offsets": [], "lengths": []},
+        {"offsets": [1, 2]},
+    ],
+    ids=str,
+)
+async def test_a_shard_that_makes_no_sense_is_refused(
+    database: Database, changes: dict[str, Any]
+) -> None:
+    await running_batch(database)
+    with pytest.raises(IntegrityError):
+        async with database.begin() as session:
+            await session.execute(update(Shard).values(changes))
