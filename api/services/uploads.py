@@ -81,7 +81,8 @@ class _Intake:
         file = File(id=new_file_id(), purpose="", filename=_tidy(part.filename))
         self._upload = await open_upload(self._database, file)
         async for piece in part:
-            self._first_line.feed(piece)
+            if self._purpose in {None, "batch"}:
+                self._first_line.feed(piece)
             self._check(self._upload.size_bytes + len(piece))
             await self._upload.write(piece)
 

@@ -536,7 +536,7 @@ async def test_a_limit_of_nothing_is_an_empty_page(
     assert (page["data"], page["first_id"], page["has_more"]) == ([], None, False)
 
 
-@pytest.mark.parametrize("purpose", ["unknown", "nul%00", "batch_output"])
+@pytest.mark.parametrize("purpose", ["unknown", "batch%00", "batch_output"])
 async def test_files_of_a_purpose_that_there_are_none_of(
     api_client: httpx.AsyncClient, database: Database, purpose: str
 ) -> None:
