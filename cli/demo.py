@@ -84,7 +84,7 @@ async def _show(
     )
     where = upstream or "a simulated model server (every answer is made up)"
     limit = None if upstream else _SIMULATED_SECONDS
-    signals = StopSignals()
+    signals = StopSignals(lambda: terminal.say("Stopping …"))
     with _removed_if_empty(kept), tempfile.TemporaryDirectory(prefix="overnight-") as data:
         _write_input(job.source, model)
         async with (
@@ -110,7 +110,6 @@ async def _show(
                     engine.base_url, engine.api_key, on_trouble=progress.say
                 ) as client:
                     await _go_within(limit, job.go(client, progress))
-            terminal.say("Stopping …")
         job.source.unlink()
     if signals.received and not job.seconds:
         return None

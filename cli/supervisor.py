@@ -1,7 +1,8 @@
 """Keep a handful of programs running, and stop them in order.
 
 Promises: a program that dies is started again, later and later; one that keeps dying at its start
-ends the whole with a `ChildGaveUp` that quotes its last words. Leaving the `async with` block stops
+ends the whole with a `ChildGaveUp` that quotes its last words, one that refuses its settings with
+what it says about them. Leaving the `async with` block stops
 every program, stage by stage, each within its own grace period, and leaves no process behind.
 """
 
@@ -16,7 +17,7 @@ from types import TracebackType
 from typing import IO, Self
 
 from cli.childlog import ChildLog, LogFile
-from cli.console import USAGE, CommandError, Terminal
+from cli.console import USAGE, CommandError, Terminal, UsageError
 from cli.program import Program, spawn
 
 # A child that lived this long was well; its next death counts as the first again.
@@ -80,8 +81,10 @@ class Child:
             name, ending = self.program.name, _describe(status)
             settled = time.monotonic() - started >= _SETTLED_SECONDS
             deaths = 1 if settled else deaths + 1
-            # A usage error will not go away by itself.
-            if status == USAGE or deaths >= _DEATHS_BEFORE_GIVING_UP:
+            if status == USAGE:
+                # It will not go away by itself, and the child has said it in a sentence.
+                raise UsageError("\n".join(self.log.recent()).removeprefix("overnight: "))
+            if deaths >= _DEATHS_BEFORE_GIVING_UP:
                 raise ChildGaveUp(name, ending, self.log.recent(), log_path)
             pause = min(_FIRST_PAUSE_SECONDS * 2 ** (deaths - 1), _LONGEST_PAUSE_SECONDS)
             say(f"{name} died ({ending}); starting it again.")

@@ -13,7 +13,7 @@ import pytest
 
 from cli import supervisor as supervisor_module
 from cli.childlog import ChildLog, LogFile
-from cli.console import Terminal
+from cli.console import Terminal, UsageError
 from cli.program import Program, child_environment
 from cli.stopping import StopSignals
 from cli.supervisor import Child, ChildGaveUp, Supervisor
@@ -127,11 +127,13 @@ async def test_a_usage_error_is_not_tried_again() -> None:
 
     async def supervise() -> None:
         async with Supervisor(terminal=terminal) as supervisor:
-            supervisor.start(program("misled", "raise SystemExit(2)"))
+            code = "print('overnight: OVERNIGHT_X is not set.'); raise SystemExit(2)"
+            supervisor.start(program("misled", code))
             await asyncio.Event().wait()
 
-    with pytest.raises(ChildGaveUp, match="exit status 2"):
+    with pytest.raises(UsageError) as caught:
         await supervise()
+    assert str(caught.value) == "OVERNIGHT_X is not set."
     assert terminal.said == []
 
 
