@@ -29,6 +29,7 @@ class ClaimedShard:
     batch_pk: BatchPk
     batch_id: BatchId
     endpoint: Endpoint
+    model: str | None
     input_file_pk: int
     lease_owner: str
     seconds_left: float
@@ -68,7 +69,7 @@ _CLAIM_SHARD = text(
     WHERE shards.pk = next.pk AND batches.pk = shards.batch_pk
     RETURNING shards.pk, shards.batch_pk, shards.line_numbers, shards.offsets, shards.lengths,
         shards.claims, shards.lease_owner,
-        batches.id AS batch_id, batches.endpoint, batches.input_file_pk,
+        batches.id AS batch_id, batches.endpoint, batches.model, batches.input_file_pk,
         extract(epoch FROM batches.expires_at - clock_timestamp())::float8 AS seconds_left
     """
 )
@@ -94,6 +95,7 @@ async def claim_shard(
         batch_pk=row.batch_pk,
         batch_id=row.batch_id,
         endpoint=Endpoint(row.endpoint),
+        model=row.model,
         input_file_pk=row.input_file_pk,
         lease_owner=row.lease_owner,
         seconds_left=row.seconds_left,

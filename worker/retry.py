@@ -26,7 +26,7 @@ class Blame(Enum):
 
 @dataclass(slots=True)
 class Neighbours:
-    """What the other lines of this process say about the server's health.
+    """What the other lines for the same model, in this process, say about the server's health.
 
     A failure is charged to its line
     - if another line has succeeded since this try began: the server was well; or

@@ -12,6 +12,7 @@ import os
 import secrets
 import socket
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Self, TypeVar
@@ -19,6 +20,7 @@ from typing import Any, Self, TypeVar
 import uvloop
 
 from models.database import Database
+from models.lines import Endpoint
 from models.settings import BrokerSettings, DatabaseSettings, UpstreamSettings
 from worker.limiter import Limiter
 from worker.queue import Doorbell
@@ -43,7 +45,11 @@ class Runtime:
     validate_settings: ValidateSettings
     run_settings: RunSettings
     control_settings: ControlSettings
-    neighbours: Neighbours = field(default_factory=Neighbours)
+    neighbours: defaultdict[tuple[Endpoint, str | None], Neighbours] = field(
+        default_factory=lambda: defaultdict(Neighbours)
+    )
+    """By endpoint and model: behind one address, one model may be down and another well."""
+
     draining: asyncio.Event = field(default_factory=asyncio.Event)
 
     @classmethod

@@ -73,6 +73,7 @@ class ShardRun:
         self._runtime = runtime
         self._shard = shard
         self._settings = runtime.run_settings
+        self._neighbours = runtime.neighbours[shard.endpoint, shard.model]
         self._feeder: asyncio.Task[None] | None = None
         self._lines: set[asyncio.Task[None]] = set()
         # Those of them that hold no slot: backing off, or waiting for a slot again.
@@ -147,7 +148,7 @@ class ShardRun:
     async def _call(self, line_no: int, line: InputLine, key: str) -> Outcome:
         """Try until the outcome is final."""
         body = bytes(line.body)
-        neighbours = self._runtime.neighbours
+        neighbours = self._neighbours
         failures = charged = 0
         while True:
             successes_before = neighbours.successes
