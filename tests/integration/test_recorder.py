@@ -1,7 +1,7 @@
 """The recorder: every result once, counted exactly, under a live lease; and nothing lost on the way."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -15,8 +15,7 @@ from models.database import Database
 from models.lifecycle import BatchStatus
 from models.queries import advance
 from tests.factories import make_batch, make_shard
-from tests.fixtures.database import Postgres
-from tests.fixtures.runtime import count_results, run_settings, shards_of, wait_until
+from tests.fixtures.runtime import Switch, count_results, run_settings, shards_of, wait_until
 from worker.answer import Usage
 from worker.lease import ClaimedShard, claim_shard, close_shard
 from worker.recorder import Recorder, Row
@@ -207,20 +206,8 @@ async def test_a_shard_that_is_gone_is_lost(desk: Desk) -> None:
     assert await count_results(desk.database, desk.batch) == 0
 
 
-@pytest.fixture
-def outage(postgres: Postgres, database_name: str) -> Callable[[], None]:
-    """End the outage that begins with this fixture's first call, with its second."""
-    is_away = [False]
-
-    def switch() -> None:
-        (postgres.give_back if is_away[0] else postgres.take_away)(database_name)
-        is_away[0] = not is_away[0]
-
-    return switch
-
-
 async def test_what_comes_while_the_database_is_away_is_written_when_it_is_back(
-    desk: Desk, outage: Callable[[], None], caplog: pytest.LogCaptureFixture
+    desk: Desk, outage: Switch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with desk.recorder() as recorder:
         recorder.add(row(1))
@@ -230,12 +217,12 @@ async def test_what_comes_while_the_database_is_away_is_written_when_it_is_back(
 
         await wait_until(is_written)
         assert not recorder.is_behind
-        await asyncio.to_thread(outage)
+        await outage()
         for line_no in range(1, 21):
             recorder.add(row(line_no))
         # No new call is begun once the lease has not been renewed for long.
         await wait_until(lambda: recorder.is_behind)
-        await asyncio.to_thread(outage)
+        await outage()
         await wait_until(lambda: not recorder.is_behind)
     assert await desk.counts() == (20, 20, 0)
     assert desk.heard.lost == 0
@@ -243,28 +230,26 @@ async def test_what_comes_while_the_database_is_away_is_written_when_it_is_back(
     assert caplog.text.count("could not record") == 1
 
 
-async def test_closing_waits_for_the_database(desk: Desk, outage: Callable[[], None]) -> None:
+async def test_closing_waits_for_the_database(desk: Desk, outage: Switch) -> None:
     recorder = desk.open(run_settings())
-    await asyncio.to_thread(outage)
+    await outage()
     recorder.add(row(1))
     closing = asyncio.create_task(recorder.close())
     # Longer than the lease: what has been paid for is not given up for that.
     await asyncio.wait({closing}, timeout=2.5)
     assert not closing.done()
-    await asyncio.to_thread(outage)
+    await outage()
     await asyncio.wait_for(closing, timeout=20)
     assert await desk.counts() == (1, 1, 0)
 
 
-async def test_a_worker_that_is_stopped_does_not_wait_for_ever(
-    desk: Desk, outage: Callable[[], None]
-) -> None:
+async def test_a_worker_that_is_stopped_does_not_wait_for_ever(desk: Desk, outage: Switch) -> None:
     recorder = desk.open(run_settings())
-    await asyncio.to_thread(outage)
+    await outage()
     recorder.add(row(1))
     desk.heard.may_give_up = True
     await asyncio.wait_for(recorder.close(), timeout=20)
-    await asyncio.to_thread(outage)
+    await outage()
     assert await desk.counts() == (0, 0, 0)
 
 
