@@ -43,11 +43,13 @@ class BatchRun:
     async def go(self, client: BatchClient, progress: ShowsProgress) -> None:
         """Run it to its end. Cancelled, it leaves the batch running."""
         began = time.monotonic()
+        self.is_resumed = self.batch_id is not None
+        if not self.is_resumed:
+            self.endpoint = self.endpoint or read_endpoint(self.source)
         with ExitStack() as files:
             # Opened first: better to fail now than after a night.
             output = files.enter_context(_written_aside(self.output))
             errors = files.enter_context(_written_aside(self.errors))
-            self.is_resumed = self.batch_id is not None
             if not self.is_resumed:
                 await self._create(client, progress)
             await self._watch(client, progress)
@@ -56,14 +58,13 @@ class BatchRun:
         self.seconds = time.monotonic() - began
 
     async def _create(self, client: BatchClient, progress: ShowsProgress) -> None:
-        endpoint = self.endpoint or read_endpoint(self.source)
         with open_source(self.source) as file:
             size = self.source.stat().st_size
             progress.say(f"Uploading {self.source.name} ({size / 1e6:,.1f} MB) …")
             input_file_id = await client.upload(self.source.name, file)
         self.batch = await client.create(
             input_file_id=input_file_id,
-            endpoint=endpoint,
+            endpoint=str(self.endpoint),
             window=self.window,
             metadata=self.metadata,
         )

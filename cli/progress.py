@@ -94,7 +94,8 @@ class Lines(Silence):
         if status != "in_progress" or now - self._shown_at < self._every_seconds:
             return
         self._shown_at = now
-        rate = (done - self._done_before) / (now - self._running_since)
+        seconds = now - self._running_since
+        rate = (done - self._done_before) / seconds if seconds else 0
         left = f", about {(total - done) / rate:,.0f} s left" if rate > 0 else ""
         self.say(f"{done:,} of {total:,} done, {failed:,} failed, {rate:,.0f}/s{left}")
 

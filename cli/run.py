@@ -24,12 +24,8 @@ from cli.stopping import StopSignals
 LOCAL_BASE_URL = "http://127.0.0.1:8080/v1"
 
 SOME_FAILED = 3
-_STATUS_OF = {"failed": 4, "expired": 5, "cancelled": 6}
+STATUS_OF = {"failed": 4, "expired": 5, "cancelled": 6}
 _MOST_ERRORS_SHOWN = 20
-_EPILOG = (
-    "Exit status: 0 every request succeeded, 3 some failed, 4 the batch failed its check, 5 it"
-    " expired, 6 it was cancelled, 1 the server failed, 2 wrong usage, 130 Ctrl-C (the batch goes on)."
-)
 
 
 def run(
@@ -88,7 +84,11 @@ def run(
     ] = False,
     progress: Annotated[bool, typer.Option(help="Show how it goes, on standard error.")] = True,
 ) -> None:
-    """Run a file of requests as a batch and download the results."""
+    """Run a file of requests as a batch and download the results.
+
+    Exit status: 0 every request succeeded, 3 some failed, 4 the batch failed its check, 5 it expired,
+    6 it was cancelled, 1 the server failed, 2 wrong usage, 130 Ctrl-C (the batch goes on).
+    """
     job = BatchRun(
         source=source,
         output=output or source.with_name(f"{source.stem}-output.jsonl"),
@@ -137,8 +137,8 @@ def choose_key(given: str | None, base_url: str | None) -> str | None:
 def exit_status(batch: dict[str, Any]) -> int:
     """What the batch's end means for scripts; listed at the top of this module."""
     status = str(batch["status"])
-    if status in _STATUS_OF:
-        return _STATUS_OF[status]
+    if status in STATUS_OF:
+        return STATUS_OF[status]
     total, completed, _ = counts(batch)
     return 0 if completed == total else SOME_FAILED
 

@@ -136,7 +136,7 @@ def settle_upstream(given: str | None, terminal: Terminal) -> str:
     url = (given or "").strip().rstrip("/")
     if not url:
         raise UsageError(_NO_UPSTREAM)
-    if "://" not in url:
+    if ":/" not in url and not url.endswith(":"):
         url = f"http://{url}"
     parts = urlsplit(url)
     if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:

@@ -10,7 +10,7 @@ from worker.settings import ControlSettings
 
 
 def beat() -> None:
-    """Ring the sweep every OVERNIGHT_SWEEP_SECONDS."""
+    """Ring the sweep every few seconds (OVERNIGHT_SWEEP_SECONDS)."""
     level = start_logging()
     read_settings(ControlSettings)
     run_celery_beat(app, level=level)

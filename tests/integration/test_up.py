@@ -170,8 +170,11 @@ def test_while_the_api_restarts_callers_wait_and_are_not_refused(engine: Engine)
 def test_killed_children_are_started_again(engine: Engine) -> None:
     for words in (("beat",), ("--only", "control"), ("valkey-server",)):
         [child] = _leaders(engine, *words)
+        forked = child.children(recursive=True)
         child.kill()
         wait_for(f"{words} is started again", partial(_other_leader, engine, words, child.pid))
+        _, alive = psutil.wait_procs(forked, timeout=10)
+        assert not alive
     wait_for("all is ready", lambda: _is_ready(engine))
 
 
