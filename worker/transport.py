@@ -30,7 +30,11 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
             async with self._open().request(
                 request.method,
                 str(request.url),
-                headers=request.headers.multi_items(),
+                # Not `multi_items()`: it guesses the encoding of every header, at every call.
+                headers=[
+                    (name.decode("latin-1"), value.decode("latin-1"))
+                    for name, value in request.headers.raw
+                ],
                 data=request.content,
                 allow_redirects=False,
             ) as response:
@@ -41,7 +45,9 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
             # aiohttp has already undone these two.
             if name.lower() not in {b"content-encoding", b"transfer-encoding"}
         ]
-        return httpx.Response(response.status, headers=headers, content=content, request=request)
+        answer = httpx.Response(response.status, headers=headers, content=content, request=request)
+        answer.headers.encoding = "latin-1"
+        return answer
 
     async def aclose(self) -> None:
         """Close every connection."""
