@@ -1,7 +1,8 @@
 """An uploaded or written file, and the compressed pieces that hold its bytes.
 
 A file is invisible while it is `uploading`; deletion hides it at once and keeps its bytes until no
-batch needs them any more, when the sweep takes them away.
+batch needs them any more, when the sweep takes them away. Its row stays for a day longer: a client
+that deletes a page of files still finds its place in the list.
 """
 
 from datetime import datetime
@@ -36,6 +37,7 @@ class File(Base):
     touched_at: Mapped[datetime] = mapped_column(server_default=func.now())
     expires_at: Mapped[datetime | None]
     deleted_at: Mapped[datetime | None]
+    purged_at: Mapped[datetime | None]
 
     __table_args__ = (
         CheckConstraint("status IN ('uploading', 'processed')", name="status_known"),
@@ -49,7 +51,12 @@ class File(Base):
         ),
         # What the sweep looks for.
         Index("ix_files_expires_at", "expires_at", postgresql_where=text("deleted_at IS NULL")),
-        Index("ix_files_deleted_at", "deleted_at", postgresql_where=text("deleted_at IS NOT NULL")),
+        Index(
+            "ix_files_deleted_at",
+            "deleted_at",
+            postgresql_where=text("deleted_at IS NOT NULL AND purged_at IS NULL"),
+        ),
+        Index("ix_files_purged_at", "purged_at", postgresql_where=text("purged_at IS NOT NULL")),
         Index("ix_files_touched_at", "touched_at", postgresql_where=text("status = 'uploading'")),
     )
 

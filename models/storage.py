@@ -12,7 +12,7 @@ from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.database import Database
-from models.errors import InputUnreadable
+from models.errors import InputUnreadable, Unavailable
 from models.file import File, FileChunk, FileStatus
 
 CHUNK_BYTES = 256 * 1024
@@ -22,6 +22,7 @@ _LEVEL = 1
 _FETCH = 8
 _SPAN_BYTES = 4 * CHUNK_BYTES
 _BOM = b"\xef\xbb\xbf"
+_STALLED = "upload, which had stalled,"
 
 
 class ChunkEncoder:
@@ -116,10 +117,16 @@ class Upload:
 
     async def _store(self) -> None:
         async with self._database.begin() as session:
-            await insert_chunks(session, self.file_pk, self._pending)
-            await session.execute(
-                update(File).where(File.pk == self.file_pk).values(touched_at=func.now())
+            touched = await session.scalar(
+                update(File)
+                .where(File.pk == self.file_pk, File.status == FileStatus.UPLOADING)
+                .values(touched_at=func.now())
+                .returning(File.pk)
             )
+            if touched is None:
+                # It had stalled for so long that the sweep took it away.
+                raise Unavailable(_STALLED)
+            await insert_chunks(session, self.file_pk, self._pending)
         self._pending.clear()
 
 

@@ -89,17 +89,17 @@ class Doorbell:
         """Somebody should look at everything."""
         self._ring(SWEEP)
 
-    def waiting_run_bells(self) -> int | None:
-        """How many `run_shard` bells nobody has answered yet; `None` if the broker is away."""
+    def waiting_bells(self, queue: str) -> int | None:
+        """How many bells of a queue nobody has answered yet; `None` if the broker is away."""
         try:
             with self._celery.connection_for_write() as connection:
-                return int(connection.default_channel.client.llen(RUN_QUEUE))
+                return int(connection.default_channel.client.llen(queue))
         except _BROKER_ERRORS:
             return None
 
     def broker_answers(self) -> bool:
         """Whether the broker can be reached."""
-        return self.waiting_run_bells() is not None
+        return self.waiting_bells(CONTROL_QUEUE) is not None
 
     def workers_answer(self) -> bool:
         """Whether at least one worker answers a ping within about a second."""

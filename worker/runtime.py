@@ -72,7 +72,7 @@ class Runtime:
         """Monotonic seconds, for measuring how long something has lasted."""
         return asyncio.get_running_loop().time()
 
-    async def ring(self, bell: Callable[..., Answer], *args: int) -> Answer:
+    async def ring(self, bell: Callable[..., Answer], *args: int | str) -> Answer:
         """Use the doorbell, which blocks, without holding up the loop."""
         return await asyncio.to_thread(bell, *args)
 

@@ -41,6 +41,7 @@ def upgrade() -> None:
         ),
         sa.Column("expires_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("deleted_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("purged_at", sa.DateTime(timezone=True), nullable=True),
         sa.CheckConstraint(
             "status IN ('uploading', 'processed')", name=op.f("ck_files_status_known")
         ),
@@ -53,7 +54,14 @@ def upgrade() -> None:
         "files",
         ["deleted_at"],
         unique=False,
-        postgresql_where=sa.text("deleted_at IS NOT NULL"),
+        postgresql_where=sa.text("deleted_at IS NOT NULL AND purged_at IS NULL"),
+    )
+    op.create_index(
+        "ix_files_purged_at",
+        "files",
+        ["purged_at"],
+        unique=False,
+        postgresql_where=sa.text("purged_at IS NOT NULL"),
     )
     op.create_index(
         "ix_files_expires_at",
@@ -304,6 +312,11 @@ def downgrade() -> None:
     )
     op.drop_index(
         "ix_files_expires_at", table_name="files", postgresql_where=sa.text("deleted_at IS NULL")
+    )
+    op.drop_index(
+        "ix_files_purged_at",
+        table_name="files",
+        postgresql_where=sa.text("purged_at IS NOT NULL"),
     )
     op.drop_index(
         "ix_files_deleted_at",

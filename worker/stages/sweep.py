@@ -5,6 +5,7 @@ while; nothing depends on a bell having arrived, because this rings again for wh
 """
 
 import logging
+from datetime import timedelta
 
 from sqlalchemy import delete, exists, func, or_, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -15,13 +16,14 @@ from models.lifecycle import FINAL, BatchStatus, ShardState
 from models.queries import advance
 from models.shard import Shard
 from worker.lease import advance_if_all_done
-from worker.queue import RUN_WINDOW
+from worker.queue import CONTROL_QUEUE, RUN_QUEUE, RUN_WINDOW
 from worker.runtime import Runtime
 
 log = logging.getLogger(__name__)
 
 _AT_ONCE = 100
 _FILES_AT_ONCE = 20
+_REMEMBERED = timedelta(days=1)
 
 
 async def sweep(runtime: Runtime) -> None:
@@ -68,7 +70,7 @@ async def _ring_for_batches(runtime: Runtime) -> None:
         Shard.lease_until > func.now(),
     )
     async with runtime.database.begin() as session:
-        waiting = await session.execute(
+        found = await session.execute(
             select(Batch.pk, Batch.status)
             .where(
                 or_(Batch.lease_until.is_(None), Batch.lease_until <= func.now()),
@@ -80,8 +82,15 @@ async def _ring_for_batches(runtime: Runtime) -> None:
             .order_by(Batch.expires_at, Batch.pk)
             .limit(_AT_ONCE)
         )
+        waiting = list(found)
+    if not waiting:
+        return
+    doorbell = runtime.doorbell
+    waiting_bells = await runtime.ring(doorbell.waiting_bells, CONTROL_QUEUE)
+    if waiting_bells is None or waiting_bells >= len(waiting):
+        # Nobody has had time for them yet, or nobody can be rung.
+        return
     for batch_pk, status in waiting:
-        doorbell = runtime.doorbell
         bell = (
             doorbell.ring_validate if status == BatchStatus.VALIDATING else doorbell.ring_finalize
         )
@@ -106,7 +115,7 @@ async def _ring_for_shards(runtime: Runtime) -> None:
         runnable = await session.scalar(_RUNNABLE, {"window": RUN_WINDOW}) or 0
     if not runnable:
         return
-    waiting = await runtime.ring(runtime.doorbell.waiting_run_bells)
+    waiting = await runtime.ring(runtime.doorbell.waiting_bells, RUN_QUEUE)
     if waiting is not None and waiting < runnable:
         await runtime.ring(runtime.doorbell.ring_run, runnable - waiting)
 
@@ -120,15 +129,19 @@ async def _purge(runtime: Runtime) -> None:
             .values(deleted_at=func.now())
             .execution_options(synchronize_session=False)
         )
+        has_stalled = (File.status == FileStatus.UPLOADING) & (File.touched_at < func.now() - stall)
+        is_forgotten = File.purged_at < func.now() - _REMEMBERED
         await session.execute(
             delete(File)
-            .where(File.status == FileStatus.UPLOADING, File.touched_at < func.now() - stall)
+            .where(has_stalled | is_forgotten)
             .execution_options(synchronize_session=False)
         )
     async with runtime.database.begin() as session:
         for file_pk in await _unneeded_files(session):
             await session.execute(delete(FileChunk).where(FileChunk.file_pk == file_pk))
-            await session.execute(delete(File).where(File.pk == file_pk))
+            await session.execute(
+                update(File).where(File.pk == file_pk).values(purged_at=func.now())
+            )
             log.info("file %s: purged", file_pk)
 
 
@@ -140,7 +153,7 @@ async def _unneeded_files(session: AsyncSession) -> list[int]:
     return list(
         await session.scalars(
             select(File.pk)
-            .where(File.deleted_at.is_not(None), ~is_read)
+            .where(File.deleted_at.is_not(None), File.purged_at.is_(None), ~is_read)
             .order_by(File.deleted_at)
             .limit(_FILES_AT_ONCE)
             .with_for_update(skip_locked=True)
