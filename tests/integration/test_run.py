@@ -1,0 +1,772 @@
+"""Calling the lines of a shard: what goes out, what is recorded, what is tried again."""
+
+import asyncio
+import datetime as dt
+import email.utils
+import gc
+import json
+import time
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from sqlalchemy import delete, select, update
+
+from cli.simulator import SimulatedServer, simulated_text
+from models import Batch, FileChunk, Result, Shard
+from models.errors import InputUnreadable
+from models.ids import request_id
+from models.lifecycle import BatchStatus
+from models.lines import Endpoint, InputLine, decode_input_line
+from models.queries import advance
+from tests.factories import input_file, input_line, json_lines, make_result
+from tests.fixtures.runtime import (
+    Reply,
+    Request,
+    ScriptedServer,
+    Switch,
+    count_results,
+    reload,
+    results_of,
+    rings,
+    run_settings,
+    shards_of,
+    started_batch,
+    upstream_settings_for,
+    wait_until,
+)
+from worker.limiter import Limiter
+from worker.runtime import Runtime
+from worker.stages.run import ShardRun, run_shards
+from worker.upstream import Outcome, Upstream
+
+GOOD = b'{"object":"chat.completion","usage":{"prompt_tokens":1,"completion_tokens":1}}'
+
+
+def question(request: Request) -> str:
+    """What a request asks; names its line."""
+    text: str = json.loads(request.body)["messages"][0]["content"]
+    return text
+
+
+async def finished(runtime: Runtime, batch: Batch) -> dict[int, dict[str, Any]]:
+    """Run what can be run; the batch must be done with it. The results by line number."""
+    await asyncio.wait_for(run_shards(runtime), timeout=30)
+    assert (await reload(runtime.database, batch)).status == BatchStatus.FINALIZING
+    assert rings(runtime)[-1] == ("finalize", batch.pk)
+    assert runtime.limiter.in_flight == 0
+    return await results_of(runtime.database, batch)
+
+
+async def run_one(runtime: Runtime, *lines: object) -> dict[str, Any]:
+    """Run a batch of one line; its output line."""
+    batch = await started_batch(runtime, json_lines(*(lines or (input_line(),))))
+    return (await finished(runtime, batch))[1]
+
+
+async def test_every_line_is_called_once_and_recorded(
+    runtime: Runtime, model_server: SimulatedServer
+) -> None:
+    batch = await started_batch(runtime, input_file(23))
+    results = await finished(runtime, batch)
+    assert sorted(results) == list(range(1, 24))
+    for line_no, line in results.items():
+        assert list(line) == ["id", "custom_id", "response", "error"]
+        assert line["id"] == request_id(batch.id, line_no)
+        assert line["custom_id"] == f"request-{line_no}"
+        assert line["error"] is None
+        assert line["response"]["status_code"] == 200
+        said = line["response"]["body"]["choices"][0]["message"]["content"]
+        assert said == simulated_text(f"question {line_no}")
+    stats = model_server.stats()
+    assert (stats.calls, stats.distinct_lines) == (23, 23)
+    shards = await shards_of(runtime.database, batch)
+    assert [(shard.state, shard.succeeded, shard.failed) for shard in shards] == [
+        ("done", 5, 0),
+        ("done", 5, 0),
+        ("done", 5, 0),
+        ("done", 5, 0),
+        ("done", 3, 0),
+    ]
+
+
+BODIES: dict[Endpoint, dict[str, Any]] = {
+    Endpoint.CHAT_COMPLETIONS: {"model": "m", "messages": [{"role": "user", "content": "q"}]},
+    Endpoint.COMPLETIONS: {"model": "m", "prompt": "p"},
+    Endpoint.EMBEDDINGS: {"model": "m", "input": "text", "dimensions": 4},
+    Endpoint.RESPONSES: {"model": "m", "input": "text"},
+    Endpoint.MODERATIONS: {"input": "text"},
+}
+
+
+@pytest.mark.parametrize("endpoint", list(Endpoint))
+async def test_each_endpoint_is_called_at_its_path(
+    runtime: Runtime, model_server: SimulatedServer, endpoint: Endpoint
+) -> None:
+    line = input_line(url=endpoint.value, body=BODIES[endpoint])
+    batch = await started_batch(runtime, json_lines(line), endpoint=endpoint.value)
+    results = await finished(runtime, batch)
+    assert results[1]["response"]["status_code"] == 200
+    assert [call.path for call in model_server.calls()] == [endpoint.value]
+
+
+async def test_nothing_of_a_line_but_its_body_goes_upstream(
+    scripted_runtime: Runtime, scripted: ScriptedServer
+) -> None:
+    line = input_line(
+        headers={"Authorization": "Bearer client-key", "X-Other": "x"},
+        authorization="client-key",
+        base_url="http://elsewhere",
+    )
+    await run_one(scripted_runtime, line)
+    [request] = scripted.requests
+    assert request.path == "/v1/chat/completions"
+    assert request.headers["authorization"] == "Bearer upstream-own-key"
+    assert "client-key" not in str(request)
+    assert set(request.headers) == {
+        "accept",
+        "accept-encoding",
+        "authorization",
+        "content-length",
+        "content-type",
+        "host",
+        "idempotency-key",
+        "user-agent",
+    }
+
+
+ODD = (
+    rb'{ "messages" :[1.50e-7,123456789012345678901234567890, -0],"x":"\u00e9\ud83d\ude00\/",'
+    b'"y":"' + "é😀\u2028\x7f".encode() + rb'","model":"m","model":"m" , "nul":"\u0000"}'
+)
+
+
+async def test_a_body_goes_out_byte_for_byte(
+    scripted_runtime: Runtime, scripted: ScriptedServer
+) -> None:
+    raw = b'{"method":"POST","body":' + ODD + b',"custom_id":"\xc3\xa9\\n","url":'
+    content = raw + b'"/v1/chat/completions" } \r\n'
+    batch = await started_batch(scripted_runtime, content)
+    results = await finished(scripted_runtime, batch)
+    assert [request.body for request in scripted.requests] == [ODD]
+    assert results[1]["custom_id"] == "é\n"
+
+
+ANSWER = rb'{"n":123456789012345678901234567890,"f":1.50e-7,"cut":"\ud83d","e":"\u00e9\/"}'
+
+
+async def test_an_answer_comes_in_byte_for_byte(
+    scripted_runtime: Runtime, scripted: ScriptedServer
+) -> None:
+    scripted.replies = [Reply(body=ANSWER, headers={"x-request-id": "req_7"})]
+    batch = await started_batch(scripted_runtime, input_file(1))
+    await finished(scripted_runtime, batch)
+    [line] = await raw_results(scripted_runtime, batch)
+    assert b'"request_id": "req_7", "body": ' + ANSWER + b"}, " in line
+
+
+async def raw_results(runtime: Runtime, batch: Batch) -> list[bytes]:
+    async with runtime.database.begin() as session:
+        rows = select(Result.line).where(Result.batch_pk == batch.pk).order_by(Result.line_no)
+        return list(await session.scalars(rows))
+
+
+async def test_a_pretty_printed_answer_is_one_line(
+    scripted_runtime: Runtime, scripted: ScriptedServer
+) -> None:
+    body = {"a": [1, {"b": "x\ny"}]}
+    scripted.replies = [Reply(body=json.dumps(body, indent=4).encode())]
+    batch = await started_batch(scripted_runtime, input_file(1))
+    results = await finished(scripted_runtime, batch)
+    assert results[1]["response"]["body"] == body
+    [line] = await raw_results(scripted_runtime, batch)
+    assert line.index(b"\n") == len(line) - 1
+
+
+async def test_without_a_request_id_there_is_one_all_the_same(
+    scripted_runtime: Runtime, scripted: ScriptedServer
+) -> None:
+    first = await run_one(scripted_runtime)
+    assert len(first["response"]["request_id"]) == 36
+    assert len(scripted.requests) == 1
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 413, 422])
+async def test_a_refusal_is_final_at_once(
+    scripted_runtime: Runtime, scripted: ScriptedServer, status: int
+) -> None:
+    body = {"error": {"message": "no", "type": "t", "param": "messages", "code": "c"}}
+    scripted.replies = [Reply(status, json.dumps(body).encode())]
+    line = await run_one(scripted_runtime)
+    assert len(scripted.requests) == 1
+    assert line["error"] is None
+    assert (line["response"]["status_code"], line["response"]["body"]) == (status, body)
+
+
+HTML = Reply(502, b"<html>\r\n<h1>502 Bad Gateway</h1></html>", {"content-type": "text/html"})
+HEAD = b"HTTP/1.1 200 OK\r\n"
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        *(Reply(status) for status in (408, 409, 429, 500, 502, 503, 504, 529)),
+        HTML,
+        Reply(400, headers={"x-should-retry": "true"}),
+        Reply(body=b"{broken"),
+        Reply(body=b"[]"),
+        Reply(body=b""),
+        Reply(204, body=b""),
+        Reply(raw=HEAD + b'content-length: 100\r\n\r\n{"half":', closes=True),
+        Reply(raw=HEAD + b'transfer-encoding: chunked\r\n\r\n5\r\n{"a":', closes=True),
+        Reply(raw=b"", closes=True),
+        Reply(raw=b"nonsense\r\n\r\n", closes=True),
+    ],
+    ids=lambda reply: f"{reply.status}-{(reply.raw or reply.body)[-12:]!r}",
+)
+async def test_what_may_pass_is_tried_again_with_the_same_key(
+    scripted_runtime: Runtime, scripted: ScriptedServer, reply: Reply
+) -> None:
+    scripted.replies = [reply, reply, Reply(body=GOOD)]
+    line = await run_one(scripted_runtime)
+    assert line["response"]["status_code"] == 200
+    keys = {request.headers["idempotency-key"] for request in scripted.requests}
+    assert (len(scripted.requests), keys) == (3, {line["id"]})
+    assert len({request.body for request in scripted.requests}) == 1
+
+
+async def test_the_server_may_forbid_another_try(
+    scripted_runtime: Runtime, scripted: ScriptedServer
+) -> None:
+    scripted.replies = [Reply(500, b"boom", {"x-should-retry": "false"})]
+    line = await run_one(scripted_runtime)
+    assert len(scripted.requests) == 1
+    assert line["response"]["body"]["error"]["message"] == "boom"
+
+
+async def test_waits_that_the_server_asks_for_are_kept(
+    scripted_runtime: Runtime, scripted: ScriptedServer
+) -> None:
+    moment = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=2)
+    asked = {
+        "question 1": {"retry-after-ms": "250"},
+        "question 2": {"retry-after": "0.5"},
+        "question 3": {"retry-after": email.utils.format_datetime(moment, usegmt=True)},
+        "question 4": {"retry-after": "0"},
+    }
+    arrived: dict[str, list[float]] = {name: [] for name in asked}
+
+    async def script(request: Request) -> Reply:
+        times = arrived[question(request)]
+        times.append(time.time())
+        return Reply(body=GOOD) if len(times) > 1 else Reply(429, b"", asked[question(request)])
+
+    scripted.script = script
+    await finished(scripted_runtime, await started_batch(scripted_runtime, input_file(4)))
+    first, second, third, fourth = arrived.values()
+    assert first[1] - first[0] >= 0.25
+    assert second[1] - second[0] >= 0.5
+    # A date has whole seconds.
+    assert third[1] >= moment.timestamp() - 1
+    assert [len(times) for times in (first, second, third, fourth)] == [2, 2, 2, 2]
+
+
+async def test_a_silent_server_is_called_again(
+    scripted_runtime: Runtime, scripted: ScriptedServer
+) -> None:
+    async def script(request: Request) -> Reply:
+        del request
+        if len(scripted.requests) == 1:
+            await asyncio.Event().wait()
+        return Reply(body=GOOD)
+
+    scripted.script = script
+    upstream = Upstream.connect(upstream_settings_for(scripted.url, call_timeout_seconds=0.2))
+    line = await run_one(replace(scripted_runtime, upstream=upstream))
+    await upstream.aclose()
+    assert line["response"]["status_code"] == 200
+    assert len(scripted.requests) == 2
+
+
+async def test_a_server_that_is_away_is_waited_for(
+    runtime: Runtime, model_server: SimulatedServer
+) -> None:
+    """However long it takes: no line is charged with an outage."""
+    batch = await started_batch(runtime, input_file(12))
+    await model_server.stop()
+    tries: Counter[bytes] = Counter()
+    send = runtime.upstream.send
+
+    async def counting(endpoint: Endpoint, body: bytes, *, idempotency_key: str) -> Outcome:
+        tries[body] += 1
+        return await send(endpoint, body, idempotency_key=idempotency_key)
+
+    runtime.upstream.send = counting  # type: ignore[method-assign]
+    running = asyncio.create_task(finished(runtime, batch))
+    most = runtime.run_settings.line_max_tries
+    await wait_until(lambda: len(tries) == 5 and min(tries.values()) > 3 * most)
+    assert await count_results(runtime.database, batch) == 0
+    await model_server.start()
+    results = await running
+    assert {line["response"]["status_code"] for line in results.values()} == {200}
+    assert model_server.stats().duplicates == 0
+
+
+@pytest.mark.parametrize("trouble", [{"outage": True}, {"error_rate": 1.0}, {"drop_rate": 1.0}])
+async def test_a_failing_server_is_waited_for_though_it_was_well_before(
+    runtime: Runtime, model_server: SimulatedServer, trouble: dict[str, Any]
+) -> None:
+    runtime = with_settings(runtime, line_max_tries=3)
+    await finished(runtime, await started_batch(runtime, input_file(5)))
+    batch = await started_batch(runtime, input_file(20))
+    well = {name: getattr(model_server.settings, name) for name in trouble}
+    for name, value in trouble.items():
+        setattr(model_server.settings, name, value)
+    slots = [asyncio.create_task(run_shards(runtime)) for _ in range(4)]
+    await wait_until(lambda: len(model_server.calls()) > 5 + 20 * 8)
+    for name, value in well.items():
+        setattr(model_server.settings, name, value)
+    await asyncio.wait_for(asyncio.gather(*slots), timeout=30)
+    results = await results_of(runtime.database, batch)
+    assert len(results) == 20
+    assert {line["response"]["status_code"] for line in results.values()} == {200}
+
+
+def with_settings(runtime: Runtime, **changes: Any) -> Runtime:
+    """The same worker with other settings."""
+    return replace(runtime, run_settings=run_settings(**changes))
+
+
+POISON = '"question 3"'
+
+
+@pytest.mark.parametrize("line_count", [5, 3], ids=["in the middle", "at the tail"])
+@pytest.mark.parametrize(
+    ("reply", "status", "code"),
+    [
+        (Reply(500, b'{"error": {"message": "bug"}}'), 500, None),
+        (Reply(raw=b"", closes=True), None, "upstream_disconnected"),
+        (Reply(body=b"?"), None, "upstream_broken_answer"),
+    ],
+    ids=["500", "cut", "broken"],
+)
+async def test_a_line_that_always_fails_is_given_up_alone(
+    scripted_runtime: Runtime,
+    scripted: ScriptedServer,
+    line_count: int,
+    reply: Reply,
+    status: int | None,
+    code: str | None,
+) -> None:
+    async def script(request: Request) -> Reply:
+        return reply if POISON.encode() in request.body else Reply(body=GOOD)
+
+    scripted.script = script
+    runtime = with_settings(scripted_runtime, line_max_tries=4)
+    batch = await started_batch(runtime, input_file(line_count))
+    results = await finished(runtime, batch)
+    tries = Counter(question(request) for request in scripted.requests)
+    assert tries.pop("question 3") in {4, 5}
+    assert set(tries.values()) == {1}
+    bad = results.pop(3)
+    if status is None:
+        assert bad["response"] is None
+        assert (bad["error"]["code"], bad["custom_id"]) == (code, "request-3")
+    else:
+        assert bad["error"] is None
+        assert bad["response"]["status_code"] == status
+        assert bad["response"]["body"] == {"error": {"message": "bug"}}
+    assert all(line["response"]["status_code"] == 200 for line in results.values())
+    [shard] = await shards_of(runtime.database, batch)
+    assert (shard.succeeded, shard.failed) == (line_count - 1, 1)
+
+
+async def test_a_gateway_s_own_failure_counts_while_neighbours_succeed(
+    scripted_runtime: Runtime, scripted: ScriptedServer
+) -> None:
+    async def script(request: Request) -> Reply:
+        if POISON.encode() in request.body:
+            await asyncio.sleep(0.02)
+            return Reply(504, b"")
+        await asyncio.sleep(0.01)
+        return Reply(body=GOOD)
+
+    scripted.script = script
+    runtime = with_settings(scripted_runtime, line_max_tries=2, max_in_flight=2)
+    runtime = replace(runtime, limiter=Limiter(2))
+    runtime.validate_settings.shard_lines = 100
+    results = await finished(runtime, await started_batch(runtime, input_file(100)))
+    assert results[3]["response"]["status_code"] == 504
+
+
+async def test_another_model_s_success_says_nothing(
+    runtime: Runtime, model_server: SimulatedServer
+) -> None:
+    """Behind one address, one model is down while the other answers."""
+    runtime = with_settings(runtime, line_max_tries=2)
+    lines = [
+        input_line(n, body={"model": "down", "messages": [{"role": "user", "content": f"d {n}"}]})
+        for n in range(1, 6)
+    ]
+    model_server.settings.fail_marker = '"down"'
+    down = await started_batch(runtime, json_lines(*lines))
+    well = await started_batch(runtime, input_file(40))
+    slots = [asyncio.create_task(run_shards(runtime)) for _ in range(2)]
+
+    async def has_finished() -> bool:
+        return (await reload(runtime.database, well)).status == BatchStatus.FINALIZING
+
+    await wait_until(has_finished)
+    await wait_until(lambda: len(model_server.calls()) > 40 + 5 * 6)
+    assert await count_results(runtime.database, down) == 0
+    model_server.settings.fail_marker = None
+    await asyncio.wait_for(asyncio.gather(*slots), timeout=30)
+    results = await results_of(runtime.database, down)
+    assert [line["error"] for line in results.values()] == [None] * 5
+
+
+async def test_no_more_calls_are_in_flight_than_allowed(
+    runtime: Runtime, model_server: SimulatedServer
+) -> None:
+    model_server.settings.latency = 0.02
+    runtime = replace(runtime, limiter=Limiter(4))
+    batch = await started_batch(runtime, input_file(40))
+    await asyncio.wait_for(asyncio.gather(*(run_shards(runtime) for _ in range(3))), timeout=30)
+    assert model_server.stats().peak_in_flight == 4
+    assert await count_results(runtime.database, batch) == 40
+    assert runtime.limiter.in_flight == 0
+
+
+async def test_two_workers_share_a_batch(
+    runtime: Runtime, other_runtime: Runtime, model_server: SimulatedServer
+) -> None:
+    batch = await started_batch(runtime, input_file(100))
+    workers = [run_shards(worker) for worker in [runtime, other_runtime] * 3]
+    await asyncio.wait_for(asyncio.gather(*workers), timeout=30)
+    assert await count_results(runtime.database, batch) == 100
+    assert (await reload(runtime.database, batch)).status == BatchStatus.FINALIZING
+    assert rings(runtime)[1:] + rings(other_runtime) == [("finalize", batch.pk)]
+    assert model_server.stats().calls == 100
+
+
+class Gate:
+    """A script that lets the first so many calls through and holds the others until it opens."""
+
+    def __init__(self, server: ScriptedServer, *, lets_through: int) -> None:
+        self.held = 0
+        self._lets_through = lets_through
+        self._is_open = asyncio.Event()
+        server.script = self._answer
+
+    def open(self) -> None:
+        self._is_open.set()
+
+    async def _answer(self, _: Request) -> Reply:
+        if self._lets_through > 0:
+            self._lets_through -= 1
+        else:
+            self.held += 1
+            await self._is_open.wait()
+        return Reply(body=GOOD)
+
+
+class WatchedLimiter(Limiter):
+    """Tells whether a call waits for a slot."""
+
+    def __init__(self, slots: int) -> None:
+        super().__init__(slots)
+        self.waiting = 0
+
+    async def acquire(self) -> None:
+        self.waiting += 1
+        try:
+            await super().acquire()
+        finally:
+            self.waiting -= 1
+
+
+async def test_a_stopped_worker_lets_its_calls_end_and_begins_none(
+    scripted_runtime: Runtime, scripted: ScriptedServer
+) -> None:
+    gate = Gate(scripted, lets_through=1)
+    limiter = WatchedLimiter(2)
+    runtime = replace(scripted_runtime, limiter=limiter)
+    batch = await started_batch(runtime, input_file(7))
+    running = asyncio.create_task(run_shards(runtime))
+    await wait_until(lambda: gate.held == 2 and limiter.waiting == 1)
+    runtime.draining.set()
+    await wait_until(lambda: limiter.waiting == 0)
+    gate.open()
+    await asyncio.wait_for(running, timeout=10)
+    # One before, two in flight; no other, and not the other shard.
+    assert len(scripted.requests) == 3
+    assert len(await results_of(runtime.database, batch)) == 3
+    first, second = await shards_of(runtime.database, batch)
+    assert [first.state, second.state] == ["queued", "queued"]
+    assert (first.succeeded, first.lease_owner) == (3, None)
+    # Somebody else may go on at once.
+    assert ("run", 1) in rings(runtime)
+    assert runtime.limiter.in_flight == 0
+    await run_shards(runtime)
+    assert len(scripted.requests) == 3
+
+
+async def test_another_worker_calls_only_what_is_missing(
+    scripted_runtime: Runtime, scripted: ScriptedServer
+) -> None:
+    gate = Gate(scripted, lets_through=2)
+    runtime = with_settings(scripted_runtime, drain_seconds=0.1)
+    batch = await started_batch(runtime, input_file(5))
+    running = asyncio.create_task(run_shards(runtime))
+    await wait_until(lambda: gate.held == 3)
+    runtime.draining.set()
+    # Not even those in flight come to an end: the drain time is over first.
+    await asyncio.wait_for(running, timeout=10)
+    assert runtime.limiter.in_flight == 0
+    [shard] = await shards_of(runtime.database, batch)
+    assert (shard.state, shard.succeeded) == ("queued", 2)
+
+    gate.open()
+    before = {request.headers["idempotency-key"]: request for request in scripted.requests}
+    scripted.requests.clear()
+    other = replace(scripted_runtime, owner="worker-2", draining=asyncio.Event())
+    results = await finished(other, batch)
+    assert len(results) == 5
+    # The three that had no result, each known to the server by the same key as before.
+    assert len(scripted.requests) == 3
+    for request in scripted.requests:
+        assert before[request.headers["idempotency-key"]].body == request.body
+
+
+async def test_a_worker_that_is_stopped_while_lines_back_off(
+    runtime: Runtime, model_server: SimulatedServer
+) -> None:
+    model_server.settings.outage = True
+    runtime = with_settings(runtime, retry_base_seconds=60, retry_cap_seconds=60)
+    batch = await started_batch(runtime, input_file(5))
+    running = asyncio.create_task(run_shards(runtime))
+    await wait_until(lambda: len(model_server.calls()) == 5)
+    runtime.draining.set()
+    await asyncio.wait_for(running, timeout=5)
+    assert runtime.limiter.in_flight == 0
+    [shard] = await shards_of(runtime.database, batch)
+    assert (shard.state, shard.succeeded, shard.failed) == ("queued", 0, 0)
+
+
+async def cancel(runtime: Runtime, batch: Batch) -> None:
+    async with runtime.database.begin() as session:
+        assert await advance(session, batch.pk, BatchStatus.CANCELLING)
+
+
+async def test_a_cancel_stops_new_calls_and_keeps_what_ends(
+    scripted_runtime: Runtime, scripted: ScriptedServer
+) -> None:
+    gate = Gate(scripted, lets_through=1)
+    limiter = WatchedLimiter(2)
+    runtime = replace(scripted_runtime, limiter=limiter)
+    batch = await started_batch(runtime, input_file(7))
+    running = asyncio.create_task(run_shards(runtime))
+    await wait_until(lambda: gate.held == 2 and limiter.waiting == 1)
+    began = time.monotonic()
+    await cancel(runtime, batch)
+    await wait_until(lambda: limiter.waiting == 0)
+    # With a heartbeat, of which there are four in a lease's time.
+    assert time.monotonic() - began < runtime.run_settings.lease_seconds / 2
+    gate.open()
+    await asyncio.wait_for(running, timeout=10)
+    assert len(scripted.requests) == 3
+    assert len(await results_of(runtime.database, batch)) == 3
+    first, _ = await shards_of(runtime.database, batch)
+    assert (first.state, first.succeeded) == ("queued", 3)
+    assert rings(runtime)[-1] == ("finalize", batch.pk)
+
+
+async def test_a_cancelled_batch_s_hanging_calls_are_given_up_in_time(
+    scripted_runtime: Runtime, scripted: ScriptedServer
+) -> None:
+    gate = Gate(scripted, lets_through=2)
+    runtime = with_settings(scripted_runtime, cancel_grace_seconds=0.1)
+    batch = await started_batch(runtime, input_file(5))
+    running = asyncio.create_task(run_shards(runtime))
+    await wait_until(lambda: gate.held == 3)
+    await cancel(runtime, batch)
+    await asyncio.wait_for(running, timeout=10)
+    assert len(await results_of(runtime.database, batch)) == 2
+    assert runtime.limiter.in_flight == 0
+    await wait_until(lambda: scripted.connections == 2)
+
+
+async def test_the_window_s_end_ends_every_call(
+    scripted_runtime: Runtime, scripted: ScriptedServer
+) -> None:
+    gate = Gate(scripted, lets_through=2)
+    batch = await started_batch(scripted_runtime, input_file(7), window=dt.timedelta(seconds=1.5))
+    running = asyncio.create_task(run_shards(scripted_runtime))
+    await wait_until(lambda: gate.held == 3)
+    await asyncio.wait_for(running, timeout=10)
+    assert (await reload(scripted_runtime.database, batch)).expires_at <= dt.datetime.now(dt.UTC)
+    assert len(scripted.requests) == 5
+    assert len(await results_of(scripted_runtime.database, batch)) == 2
+    assert scripted_runtime.limiter.in_flight == 0
+
+
+async def test_who_loses_the_lease_stops_and_the_new_holder_s_results_count(
+    scripted_runtime: Runtime, scripted: ScriptedServer
+) -> None:
+    gate = Gate(scripted, lets_through=2)
+    batch = await started_batch(scripted_runtime, input_file(5))
+    running = asyncio.create_task(run_shards(scripted_runtime))
+    await wait_until(lambda: gate.held == 3)
+    async with scripted_runtime.database.begin() as session:
+        # As if it had lapsed, and somebody else had claimed it.
+        await session.execute(update(Shard).values(lease_owner="somebody"))
+    await asyncio.wait_for(running, timeout=10)
+    [shard] = await shards_of(scripted_runtime.database, batch)
+    assert (shard.state, shard.lease_owner) == ("running", "somebody")
+    assert await count_results(scripted_runtime.database, batch) == shard.succeeded <= 2
+    assert scripted_runtime.limiter.in_flight == 0
+
+
+async def test_an_outage_of_the_database_loses_and_repeats_nothing(
+    runtime: Runtime, model_server: SimulatedServer, outage: Switch
+) -> None:
+    model_server.settings.latency = 0.05
+    runtime = replace(runtime, limiter=Limiter(3))
+    runtime.validate_settings.shard_lines = 1000
+    batch = await started_batch(runtime, input_file(150))
+    running = asyncio.create_task(finished(runtime, batch))
+    await wait_until(lambda: model_server.stats().calls > 5)
+    await outage()
+    # Calls in flight end, and no new one is begun.
+    await wait_until(lambda: runtime.limiter.in_flight == 0)
+    calls = model_server.stats().calls
+    assert calls < 150
+    await outage()
+    results = await running
+    assert len(results) == 150
+    assert (model_server.stats().calls, model_server.stats().repeated_calls) == (150, 0)
+
+
+async def test_an_unforeseen_failure_is_its_line_s_alone(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    send = Upstream.send
+
+    async def faulty(
+        self: Upstream, endpoint: Endpoint, body: bytes, *, idempotency_key: str
+    ) -> Outcome:
+        if POISON.encode() in body:
+            raise ValueError(body)
+        return await send(self, endpoint, body, idempotency_key=idempotency_key)
+
+    monkeypatch.setattr(Upstream, "send", faulty)
+    batch = await started_batch(runtime, input_file(5))
+    results = await finished(runtime, batch)
+    bad = results.pop(3)
+    assert bad["response"] is None
+    assert bad["error"]["code"] == "internal_error"
+    assert all(line["error"] is None for line in results.values())
+    assert len(results) == 4
+    assert "line 3: ValueError at " in caplog.text
+    assert "test_run.py:" in caplog.text
+    assert "question" not in caplog.text
+
+
+async def test_a_line_that_cannot_be_taken_apart_fails_alone(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nested so deeply that one reader can just follow, and the other just not."""
+
+    def fussy(raw: bytes) -> InputLine:
+        if POISON.encode() in raw:
+            raise RecursionError
+        return decode_input_line(raw)
+
+    monkeypatch.setattr("worker.stages.run.decode_input_line", fussy)
+    results = await finished(runtime, await started_batch(runtime, input_file(5)))
+    assert (results[3]["custom_id"], results[3]["error"]["code"]) == ("request-3", "internal_error")
+    assert len(results) == 5
+
+
+async def test_an_input_that_cannot_be_read_gives_the_shard_back(
+    runtime: Runtime, model_server: SimulatedServer
+) -> None:
+    batch = await started_batch(runtime, input_file(5))
+    async with runtime.database.begin() as session:
+        await session.execute(delete(FileChunk))
+    with pytest.raises(InputUnreadable):
+        await run_shards(runtime)
+    [shard] = await shards_of(runtime.database, batch)
+    assert (shard.state, shard.lease_owner) == ("queued", None)
+    assert model_server.stats().calls == 0
+    assert runtime.limiter.in_flight == 0
+
+
+class TrippingLimiter(Limiter):
+    """Has the run aborted just between the taking of the third slot and its task's first step."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        super().__init__(100)
+        self._taken = 0
+        self._runtime = runtime
+
+    async def acquire(self) -> None:
+        await super().acquire()
+        self._taken += 1
+        if self._taken == 3:
+            runs = [run for run in gc.get_objects() if isinstance(run, ShardRun)]
+            asyncio.get_running_loop().call_soon(runs[0]._abort)
+
+
+async def test_a_line_that_is_aborted_before_it_began_gives_its_slot_back(
+    runtime: Runtime,
+) -> None:
+    runtime = replace(runtime, limiter=TrippingLimiter(runtime))
+    batch = await started_batch(runtime, input_file(5))
+    await asyncio.wait_for(run_shards(runtime), timeout=10)
+    assert runtime.limiter.in_flight == 0
+    [shard] = await shards_of(runtime.database, batch)
+    assert shard.state == "queued"
+
+
+async def test_no_prompt_and_no_completion_is_logged(
+    runtime: Runtime,
+    model_server: SimulatedServer,
+    caplog: pytest.LogCaptureFixture,
+    outage: Switch,
+) -> None:
+    caplog.set_level("DEBUG")
+    model_server.settings.error_rate = 0.5
+    model_server.settings.drop_rate = 0.3
+    model_server.settings.bad_request_marker = '"question 2"'
+    model_server.settings.latency = 0.02
+    batch = await started_batch(runtime, input_file(5))
+    running = asyncio.create_task(finished(runtime, batch))
+    await wait_until(lambda: model_server.stats().calls > 3)
+    await outage()
+    await asyncio.sleep(0)
+    await outage()
+    await running
+    text = caplog.text
+    assert "question" not in text
+    assert "Simulated answer" not in text
+    assert "upstream-own-key" not in text
+
+
+async def test_nothing_to_do(runtime: Runtime) -> None:
+    await run_shards(runtime)
+    assert rings(runtime) == []
+
+
+async def test_a_shard_whose_results_are_all_there_is_just_closed(
+    runtime: Runtime, model_server: SimulatedServer
+) -> None:
+    """The worker died between its last write and the closing."""
+    batch = await started_batch(runtime, input_file(5))
+    for line_no in range(1, 6):
+        await make_result(runtime.database, batch, line_no)
+    async with runtime.database.begin() as session:
+        await session.execute(update(Shard).values(succeeded=5, claims=1))
+    await finished(runtime, batch)
+    assert model_server.stats().calls == 0
