@@ -172,7 +172,9 @@ class BatchClient:
                 wait = wait if asked is None else min(asked, _LONGEST_ASKED_SECONDS)
             if tried == tries:
                 raise trouble
-            self._on_trouble(f"{trouble} Trying again.")
+            # An outage is worth a word now and then, not one for every try.
+            if tried % _TRIES == 1:
+                self._on_trouble(f"{trouble} Trying again.")
             await asyncio.sleep(wait)
 
 
@@ -201,9 +203,9 @@ def _refusal(answer: httpx.Response) -> ServerSaidNo:
         hint = " Set OPENAI_API_KEY, or give --api-key."
     elif answer.status_code == httpx.codes.NOT_FOUND and "/v1/" not in answer.url.path:
         hint = " The base URL should probably end in /v1."
+    end = "" if words.endswith((".", "!", "?")) else "."
     return ServerSaidNo(
-        f"The server said {answer.status_code}: {words.rstrip('.')}.{hint}",
-        status_code=answer.status_code,
+        f"The server said {answer.status_code}: {words}{end}{hint}", status_code=answer.status_code
     )
 
 

@@ -75,6 +75,7 @@ class Postgres:
     async def start(self, supervisor: Supervisor) -> None:
         """Start it on its data, making them when they are new, and wait until it answers."""
         await asyncio.to_thread(_stop_left_over_postgres, self.data)
+        _remove_stale_locks(self.data, self.sockets)
         if not self.data.exists():
             await self._make_data(supervisor)
         settings = {**_POSTGRES_SETTINGS, "unix_socket_directories": str(self.sockets)}
@@ -307,6 +308,21 @@ def _stop_left_over_postgres(data: Path) -> None:
         f"A Postgres of an earlier run (process {pid}) does not stop: end it, then start again."
     )
     raise CommandError(message)
+
+
+def _remove_stale_locks(data: Path, sockets: Path) -> None:
+    """Remove the lock files of a server that was killed, once it is sure that it is gone.
+
+    After a restart of the container, some other program may well have the number that they name,
+    and Postgres would believe that to be its predecessor.
+    """
+    processes = Path("/proc").glob("[0-9]*")
+    if not Path("/proc/self").exists() or any(
+        _runs_from(int(each.name), data) for each in processes
+    ):
+        return
+    for lock in (data / "postmaster.pid", sockets / ".s.PGSQL.5432.lock"):
+        lock.unlink(missing_ok=True)
 
 
 def _runs_from(pid: int, data: Path) -> bool:

