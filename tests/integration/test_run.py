@@ -455,6 +455,7 @@ class Gate:
 
     def __init__(self, server: ScriptedServer, *, lets_through: int) -> None:
         self.held = 0
+        self.held_reply = Reply(body=GOOD)
         self._lets_through = lets_through
         self._is_open = asyncio.Event()
         server.script = self._answer
@@ -468,6 +469,7 @@ class Gate:
         else:
             self.held += 1
             await self._is_open.wait()
+            return self.held_reply
         return Reply(body=GOOD)
 
 
@@ -552,6 +554,22 @@ async def test_a_worker_that_is_stopped_while_lines_back_off(
     assert runtime.limiter.in_flight == 0
     [shard] = await shards_of(runtime.database, batch)
     assert (shard.state, shard.succeeded, shard.failed) == ("queued", 0, 0)
+
+
+async def test_a_call_that_fails_while_its_worker_stops_is_left_to_another(
+    scripted_runtime: Runtime, scripted: ScriptedServer
+) -> None:
+    gate = Gate(scripted, lets_through=2)
+    gate.held_reply = Reply(500)
+    batch = await started_batch(scripted_runtime, input_file(5))
+    running = asyncio.create_task(run_shards(scripted_runtime))
+    await wait_until(lambda: gate.held == 3)
+    scripted_runtime.draining.set()
+    await asyncio.sleep(0)
+    gate.open()
+    await asyncio.wait_for(running, timeout=10)
+    assert len(scripted.requests) == 5
+    assert len(await results_of(scripted_runtime.database, batch)) == 2
 
 
 async def cancel(runtime: Runtime, batch: Batch) -> None:
