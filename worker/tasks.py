@@ -1,45 +1,46 @@
 """The Celery tasks: what each bell is called, and whom it calls. All thought is in the stages.
 
-Names are explicit, so that moving a function does not orphan messages.
+Names are explicit, so that moving a function does not orphan messages. An error ends here, in one line
+of the log: the stages leave everything such that the sweep can ring again.
 """
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Concatenate, ParamSpec
 
 from celery import Celery
 
+from worker.faults import describe
 from worker.queue import FINALIZE_BATCH, RUN_SHARD, SWEEP, VALIDATE_BATCH
-from worker.runtime import loop_thread
+from worker.runtime import Runtime, loop_thread
 from worker.stages import finalize, run, sweep, validate
 
+log = logging.getLogger(__name__)
 
-def validate_batch(batch_pk: int) -> None:
-    """A batch waits to be validated."""
-    loop = loop_thread()
-    loop.run(validate.validate_batch(loop.runtime, batch_pk))
-
-
-def run_shard() -> None:
-    """Some shard may be runnable."""
-    loop = loop_thread()
-    loop.run(run.run_shards(loop.runtime))
-
-
-def finalize_batch(batch_pk: int) -> None:
-    """A batch may be ready to have its files written."""
-    loop = loop_thread()
-    loop.run(finalize.finalize_batch(loop.runtime, batch_pk))
-
-
-def sweep_everything() -> None:
-    """It is time to look everything over."""
-    loop = loop_thread()
-    loop.run(sweep.sweep(loop.runtime))
+Args = ParamSpec("Args")
 
 
 def register_tasks(app: Celery) -> None:
-    """Teach the application which bell calls what."""
-    for name, answer in {
-        VALIDATE_BATCH: validate_batch,
-        RUN_SHARD: run_shard,
-        FINALIZE_BATCH: finalize_batch,
-        SWEEP: sweep_everything,
-    }.items():
-        app.task(answer, name=name)
+    """Teach the application which bell calls which stage."""
+    app.task(_answer(validate.validate_batch), name=VALIDATE_BATCH)
+    app.task(_answer(run.run_shards), name=RUN_SHARD)
+    app.task(_answer(finalize.finalize_batch), name=FINALIZE_BATCH)
+    app.task(_answer(sweep.sweep), name=SWEEP)
+
+
+def _answer(
+    stage: Callable[Concatenate[Runtime, Args], Awaitable[None]],
+) -> Callable[Args, None]:
+    """A task that runs a stage on the process's loop and waits for it."""
+
+    def answer(*args: Args.args, **kwargs: Args.kwargs) -> None:
+        async def run_stage() -> None:
+            await stage(loop.runtime, *args, **kwargs)
+
+        loop = loop_thread()
+        try:
+            loop.run(run_stage())
+        except Exception as error:  # noqa: BLE001  # the edge of the task
+            log.error("%s: %s; the sweep will ring again", stage.__name__, describe(error))  # noqa: TRY400
+
+    return answer

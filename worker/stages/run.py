@@ -7,7 +7,6 @@ If the process dies here, the lease lapses, and the lines without a result are a
 
 import asyncio
 import logging
-import traceback
 from collections.abc import Callable
 
 from models.file import File
@@ -21,6 +20,7 @@ from models.lines import (
     render_response,
 )
 from models.storage import read_places
+from worker.faults import describe
 from worker.lease import ClaimedShard, advance_if_all_done, claim_shard, close_shard
 from worker.recorder import Recorder, Row
 from worker.retry import backoff_seconds
@@ -134,13 +134,8 @@ class ShardRun:
             outcome = await self._call(line_no, line, key)
             row = self._render(line_no, line.custom_id, key, outcome)
         except Exception as error:  # noqa: BLE001  # one line's fault must not be its shard's
-            # Neither the message nor the traceback's values: they may hold a prompt.
-            log.error(  # noqa: TRY400
-                "batch %s: line %s: %s at %s",
-                self._shard.batch_id,
-                line_no,
-                type(error).__name__,
-                _place_of(error),
+            log.error(  # noqa: TRY400  # the traceback's words may hold a prompt
+                "batch %s: line %s: %s", self._shard.batch_id, line_no, describe(error)
             )
             row = self._render(line_no, custom_id_of(raw), key, _INTERNAL_ERROR)
         self._recorder.add(row)
@@ -238,9 +233,3 @@ _INTERNAL_ERROR = Outcome(
     code="internal_error",
     message="The batch engine failed to process this request.",
 )
-
-
-def _place_of(error: Exception) -> str:
-    """Where in the code an exception was raised."""
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{frame.filename}:{frame.lineno}"
