@@ -4,6 +4,7 @@ Promises: never more than a few chunks are in memory, whatever the file's size; 
 only the chunks that it touches; no transaction is held while a client is slow.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import NamedTuple
 
@@ -145,7 +146,8 @@ async def read_range(
 ) -> AsyncIterator[bytes]:
     """Yield the bytes `start` to `stop` of a file, chunk by chunk.
 
-    Each fetch is a transaction of its own, so a slow reader holds no connection.
+    Each fetch is a transaction of its own, so a slow reader holds no connection. The next few chunks
+    are fetched while the last few are being read.
 
     Raises:
         InputUnreadable: a chunk is missing or does not decode.
@@ -155,26 +157,41 @@ async def read_range(
         return
     decompressor = zstandard.ZstdDecompressor()
     no, last = start // file.chunk_bytes, (stop - 1) // file.chunk_bytes
-    while no <= last:
-        upto = min(no + _FETCH - 1, last)
-        async with database.begin() as session:
-            rows = (
-                await session.execute(
-                    select(FileChunk.no, FileChunk.data)
-                    .where(FileChunk.file_pk == file.pk, FileChunk.no.between(no, upto))
-                    .order_by(FileChunk.no)
-                )
-            ).all()
-        if [row.no for row in rows] != list(range(no, upto + 1)):
-            message = f"file {file.id} has lost chunks between {no} and {upto}"
-            raise InputUnreadable(message)
-        for row in rows:
-            raw = _decompress(decompressor, file, row.data)
-            base = row.no * file.chunk_bytes
-            if base < start or base + len(raw) > stop:
-                raw = raw[max(start - base, 0) : stop - base]
-            yield raw
-        no = upto + 1
+    fetching = asyncio.create_task(_fetch(database, file, no, last))
+    try:
+        while no <= last:
+            rows = await fetching
+            no += len(rows)
+            if no <= last:
+                fetching = asyncio.create_task(_fetch(database, file, no, last))
+            for chunk_no, data in rows:
+                # Lets the next fetch make progress, and others have their turn.
+                await asyncio.sleep(0)
+                raw = _decompress(decompressor, file, data)
+                base = chunk_no * file.chunk_bytes
+                if base < start or base + len(raw) > stop:
+                    raw = raw[max(start - base, 0) : stop - base]
+                yield raw
+    finally:
+        fetching.cancel()
+
+
+async def _fetch(
+    database: Database, file: File, first: int, last: int
+) -> Sequence[tuple[int, bytes]]:
+    """A few chunks from `first` on."""
+    upto = min(first + _FETCH - 1, last)
+    async with database.statement() as session:
+        rows = await session.execute(
+            select(FileChunk.no, FileChunk.data)
+            .where(FileChunk.file_pk == file.pk, FileChunk.no.between(first, upto))
+            .order_by(FileChunk.no)
+        )
+    chunks = [(row.no, row.data) for row in rows]
+    if [no for no, _ in chunks] != list(range(first, upto + 1)):
+        message = f"file {file.id} has lost chunks between {first} and {upto}"
+        raise InputUnreadable(message)
+    return chunks
 
 
 def _decompress(decompressor: zstandard.ZstdDecompressor, file: File, data: bytes) -> bytes:

@@ -201,7 +201,7 @@ class Recorder:
             "reasoning_tokens": [row.usage.reasoning_tokens for row in rows],
             "total_tokens": [row.usage.total_tokens for row in rows],
         }
-        async with self._database.begin() as session:
+        async with self._database.statement() as session:
             connection = await session.connection()
             status = (await connection.exec_driver_sql(_RECORD, values)).scalar_one_or_none()
         return None if status is None else BatchStatus(status)
