@@ -107,6 +107,20 @@ def read_endpoint(source: Path) -> str:
     return url
 
 
+def first_error(errors: Path) -> str | None:
+    """What went wrong with the first request in the file of errors, if there is one."""
+    try:
+        with errors.open(encoding="utf-8") as file:
+            line = json.loads(file.readline())
+        response = line.get("response") or {}
+        error = line.get("error") or (response.get("body") or {}).get("error") or {}
+        code = response.get("status_code") or error.get("code")
+        return f"{line['custom_id']}: {code} {error.get('message') or ''}".strip()[:200]
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        # Any server may have written it.
+        return None
+
+
 def open_source(source: Path) -> IO[bytes]:
     """Open the file of requests, or say why that cannot be."""
     try:

@@ -65,9 +65,13 @@ def demo(
     if finished is None:
         typer.echo("Stopped; nothing was left behind.", err=True)
         raise typer.Exit(INTERRUPTED)
-    total, completed, _ = counts(finished)
-    if not total or completed != total:
+    if not _is_success(finished):
         raise typer.Exit(FAILED)
+
+
+def _is_success(batch: dict[str, Any]) -> bool:
+    total, completed, _ = counts(batch)
+    return total > 0 and completed == total
 
 
 async def _show(
@@ -114,6 +118,8 @@ async def _show(
     if signals.received and not job.seconds:
         return None
     typer.echo(f"\n{summary(job)}")
+    if not _is_success(job.batch):
+        return job.batch
     _show_results(job.output)
     typer.echo(
         f"\nStart, run and stop took {time.monotonic() - began:.1f} s. Now with your own model server:\n"
@@ -171,8 +177,6 @@ def _example() -> Path:
 
 
 def _show_results(output: Path) -> None:
-    if not output.exists():
-        return
     typer.echo("\nThe first results:")
     with output.open(encoding="utf-8") as file:
         for _, line in zip(range(_SHOWN_RESULTS), file, strict=False):

@@ -45,7 +45,6 @@ _POSTGRES_SETTINGS = {
     "synchronous_commit": "on",
     "full_page_writes": "on",
     # For a small machine that writes in bulk.
-    "max_connections": "100",
     "shared_buffers": "128MB",
     "max_wal_size": "2GB",
     "wal_compression": "on",
@@ -66,6 +65,7 @@ class Postgres:
     sockets: Path
     binaries: Path
     user: SystemUser | None
+    connections: int
 
     @property
     def url(self) -> str:
@@ -78,7 +78,11 @@ class Postgres:
         _remove_stale_locks(self.data, self.sockets)
         if not self.data.exists():
             await self._make_data(supervisor)
-        settings = {**_POSTGRES_SETTINGS, "unix_socket_directories": str(self.sockets)}
+        settings = {
+            **_POSTGRES_SETTINGS,
+            "max_connections": str(self.connections),
+            "unix_socket_directories": str(self.sockets),
+        }
         child = supervisor.start(
             Program(
                 name="postgres",
@@ -184,7 +188,7 @@ class Valkey:
 
 
 def plan_servers(
-    folder: DataFolder, *, database_url: str | None, redis_url: str | None
+    folder: DataFolder, *, database_url: str | None, redis_url: str | None, workers: int = 1
 ) -> tuple[Postgres | None, Valkey | None]:
     """What has to be started because no URL was given for it. Nothing is started yet."""
     if database_url and redis_url:
@@ -193,8 +197,12 @@ def plan_servers(
     binary = None if redis_url else _valkey_binary()
     user = _postgres_user(binaries) if binaries else None
     sockets = folder.socket_folder(user)
+    # Each process keeps a pool of 8 at most, unless told otherwise.
+    connections = max(100, 50 + 16 * workers)
     return (
-        Postgres(folder.path / "postgres", sockets, binaries, user) if binaries else None,
+        Postgres(folder.path / "postgres", sockets, binaries, user, connections)
+        if binaries
+        else None,
         Valkey(sockets, binary) if binary else None,
     )
 

@@ -67,7 +67,10 @@ async def running_engine(
     """Start everything, wait until it is ready, run the block, stop everything."""
     with closing(DataFolder.open(options.data_folder)) as folder:
         postgres, valkey = plan_servers(
-            folder, database_url=options.database_url, redis_url=options.redis_url
+            folder,
+            database_url=options.database_url,
+            redis_url=options.redis_url,
+            workers=options.workers,
         )
         async with Supervisor(terminal=terminal, logs=folder.logs) as supervisor:
             signals.hurries(supervisor.hurry)

@@ -96,7 +96,9 @@ class Lines(Silence):
         self._shown_at = now
         seconds = now - self._running_since
         rate = (done - self._done_before) / seconds if seconds else 0
-        left = f", about {(total - done) / rate:,.0f} s left" if rate > 0 else ""
+        # The first few say nothing about the rest.
+        knows = rate > 0 and done * 50 >= total
+        left = f", about {(total - done) / rate:,.0f} s left" if knows else ""
         self.say(f"{done:,} of {total:,} done, {failed:,} failed, {rate:,.0f}/s{left}")
 
 

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import typer
 
-from cli.batchrun import BatchRun
+from cli.batchrun import BatchRun, first_error
 from cli.client import BatchClient, is_loopback
 from cli.console import INTERRUPTED, UsageError
 from cli.datafolder import default_data_folder, read_key
@@ -171,7 +171,8 @@ def summary(job: BatchRun) -> str:
     if batch.get("output_file_id"):
         lines.append(f"Results  {job.output}")
     if batch.get("error_file_id"):
-        lines.append(f"Errors   {job.errors}")
+        first = first_error(job.errors)
+        lines.append(f"Errors   {job.errors}" + (f"\n         the first: {first}" if first else ""))
     return "\n".join(lines)
 
 

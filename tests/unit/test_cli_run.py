@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from cli import client as client_module
-from cli.batchrun import BatchRun, read_endpoint
+from cli.batchrun import BatchRun, first_error, read_endpoint
 from cli.client import BatchClient
 from cli.console import CommandError, UsageError
 from cli.progress import Lines, Silence
@@ -232,6 +232,23 @@ def test_a_failed_batch_is_explained_line_by_line(job: BatchRun) -> None:
     assert "nothing was run" in text
     assert "\n  all bad\n  line 1: bad 1\n" in text
     assert text.endswith("… and 11 more.")
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (
+            {"response": {"status_code": 400, "body": {"error": {"message": "Too long"}}}},
+            "r-1: 400 Too long",
+        ),
+        ({"error": {"code": "batch_expired", "message": "Late"}}, "r-1: batch_expired Late"),
+        ({"response": {"status_code": 502, "body": "<html>"}}, None),
+    ],
+)
+def test_the_first_error_is_quoted(job: BatchRun, line: dict[str, Any], said: str | None) -> None:
+    whole = {"id": "x", "custom_id": "r-1", "response": None, "error": None} | line
+    job.errors.write_text(json.dumps(whole) + "\n")
+    assert first_error(job.errors) == said
 
 
 def test_the_key_is_chosen_for_the_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
