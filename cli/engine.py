@@ -19,7 +19,9 @@ from pathlib import Path
 
 from cli.console import CommandError, Terminal, UsageError
 from cli.datafolder import DataFolder
-from cli.embedded import Postgres, Valkey, plan_servers
+from cli.embedded.plan import plan_servers
+from cli.embedded.postgres import Postgres
+from cli.embedded.valkey import Valkey
 from cli.processes.workers import Only, worker_program
 from cli.program import Program, child_environment, overnight
 from cli.revision import current_revision, newest_revision

