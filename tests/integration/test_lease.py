@@ -308,7 +308,7 @@ async def test_a_batch_s_lease_is_renewed_while_it_is_ours(database: Database) -
         {"state": "lost"},
         {"state": "running"},
         {"lease_owner": "me"},
-        {"lease_owner": "me", "lease_until": datetime.now(UTC)},
+        {"lease_owner": "me", "lease_until": datetime(2026, 1, 1, tzinfo=UTC)},
         {"state": "running", "lease_owner": "me"},
         {"state": "done"},
         {"state": "done", "succeeded": 2},
