@@ -1,11 +1,13 @@
 """What both embedded servers need: their programs, a user, an environment, patience."""
 
 import asyncio
+import contextlib
 import importlib.util
 import os
 import platform
 import pwd
 import shutil
+import stat
 import subprocess
 import time
 from collections.abc import Callable
@@ -24,6 +26,7 @@ LEFT_OVER_SECONDS = 30.0
 POLL_SECONDS = 0.03
 
 _USER = "embedded_postgres"
+_USER_TRIES = 5
 _START_SECONDS = 60.0
 
 
@@ -66,18 +69,7 @@ def postgres_user(binaries: Path) -> SystemUser | None:
     """Whom Postgres runs as: ourselves, or, since it refuses root, a system user of its own."""
     if os.geteuid() != 0:
         return None
-    entry = _find_user(_USER)
-    if entry is None:
-        make = shutil.which("useradd")
-        if make is not None:
-            command = [make, "--system", "--no-create-home", "--shell", "/bin/false"]
-        else:  # BusyBox
-            command = [shutil.which("adduser") or "adduser", "-S", "-D", "-H"]
-        try:
-            subprocess.run([*command, _USER], check=True, capture_output=True)  # noqa: S603  # fixed words
-        except (OSError, subprocess.CalledProcessError):
-            entry = None
-        entry = _find_user(_USER)
+    entry = _find_user(_USER) or _make_user(_USER)
     if entry is None:
         message = (
             f"Postgres refuses to run as root, and the system user {_USER} for it cannot be"
@@ -86,6 +78,12 @@ def postgres_user(binaries: Path) -> SystemUser | None:
         raise CommandError(message)
     user = SystemUser(name=entry.pw_name, uid=entry.pw_uid, gid=entry.pw_gid)
     let_pass(binaries / "postgres", user)
+    if not (binaries / "postgres").stat().st_mode & stat.S_IXOTH:
+        message = (
+            f"Postgres refuses to run as root, and other users may not run {binaries / 'postgres'}:"
+            f" chmod -R o+rX {binaries.parent}, or run overnight as another user."
+        )
+        raise CommandError(message)
     return user
 
 
@@ -94,6 +92,22 @@ def _find_user(name: str) -> "pwd.struct_passwd | None":
         return pwd.getpwnam(name)
     except KeyError:
         return None
+
+
+def _make_user(name: str) -> "pwd.struct_passwd | None":
+    make = shutil.which("useradd")
+    if make is not None:
+        command = [make, "--system", "--no-create-home", "--shell", "/bin/false", name]
+    else:  # BusyBox
+        command = [shutil.which("adduser") or "adduser", "-S", "-D", "-H", name]
+    # Another start at the same moment holds the lock of the user database, and makes it for us.
+    for _ in range(_USER_TRIES):
+        with contextlib.suppress(OSError):
+            subprocess.run(command, check=False, capture_output=True)  # noqa: S603  # fixed words
+        if entry := _find_user(name):
+            return entry
+        time.sleep(0.2)
+    return None
 
 
 async def until_ready(is_ready: Callable[[], bool], name: str) -> None:
