@@ -12,7 +12,7 @@ from celery.signals import (
 )
 
 from models.settings import BrokerSettings
-from worker.queue import CONTROL_QUEUE, SWEEP, make_celery
+from worker.queue import SWEEP, make_celery
 from worker.runtime import running_loop_thread
 from worker.settings import ControlSettings
 from worker.tasks import register_tasks
@@ -20,17 +20,11 @@ from worker.tasks import register_tasks
 app = make_celery(BrokerSettings().redis_url.get_secret_value())
 register_tasks(app)
 
-_sweep_seconds = ControlSettings().sweep_seconds
 app.conf.beat_schedule = {
-    SWEEP: {
-        "task": SWEEP,
-        "schedule": _sweep_seconds,
-        # One that could not be answered in time is worth nothing: the next is on its way.
-        "options": {"queue": CONTROL_QUEUE, "expires": 5 * _sweep_seconds},
-    }
+    SWEEP: {"task": SWEEP, "schedule": ControlSettings().sweep_seconds},
 }
-# The schedule is in the code; there is nothing to remember between starts.
-app.conf.beat_scheduler = "celery.beat:Scheduler"
+# It keeps no file: the schedule is in the code, and there is nothing to remember between starts.
+app.conf.beat_scheduler = "worker.beat:SweepScheduler"
 
 
 class LookOften(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no types

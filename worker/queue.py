@@ -85,9 +85,9 @@ class Doorbell:
         """A batch may be ready to have its files written."""
         self._ring(FINALIZE_BATCH, batch_pk)
 
-    def ring_sweep(self) -> None:
-        """Somebody should look at everything."""
-        self._ring(SWEEP)
+    def ring_sweep(self, *, expires_seconds: float) -> None:
+        """Somebody should look at everything, within so many seconds or not at all."""
+        self._ring(SWEEP, expires_seconds=expires_seconds)
 
     def waiting_bells(self, queue: str) -> int | None:
         """How many bells of a queue nobody has answered yet; `None` if the broker is away."""
@@ -112,12 +112,14 @@ class Doorbell:
         """Close the connections."""
         self._celery.close()
 
-    def _ring(self, name: str, *args: int) -> bool:
+    def _ring(self, name: str, *args: int, expires_seconds: float | None = None) -> bool:
         try:
-            self._celery.send_task(name, args=args, queue=_QUEUE_OF[name], retry=False)
+            self._celery.send_task(
+                name, args=args, queue=_QUEUE_OF[name], retry=False, expires=expires_seconds
+            )
         except _BROKER_ERRORS as error:
             if not self._is_broker_away:
-                log.warning("could not ring %s (%s); the sweep will", name, type(error).__name__)
+                log.warning("could not ring %s: the broker is away (%s)", name, type(error).__name__)
             self._is_broker_away = True
             return False
         if self._is_broker_away:

@@ -47,9 +47,7 @@ def run_celery_worker(
 def run_celery_beat(app: Celery, *, level: int) -> None:
     """Ring the sweep every few seconds until told to stop. The schedule is kept in memory only."""
     _let_root_be()
-    beat: Any = app.Beat(
-        scheduler="celery.beat:Scheduler", loglevel=level, quiet=True, no_color=True
-    )
+    beat: Any = app.Beat(loglevel=level, quiet=True, no_color=True)
     beat.run()
 
 
