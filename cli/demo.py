@@ -7,6 +7,8 @@ the results; says plainly that the model server is simulated when it is.
 import asyncio
 import importlib.resources
 import json
+import shutil
+import sys
 import tempfile
 import time
 from collections.abc import AsyncGenerator, Coroutine, Iterator
@@ -123,11 +125,18 @@ async def _show(
     _show_results(job.output)
     typer.echo(
         f"\nStart, run and stop took {time.monotonic() - began:.1f} s. Now with your own model server:\n"
-        "\n  overnight up --upstream http://localhost:8000/v1\n"
+        f"\n  {_this_command()} up --upstream http://localhost:8000/v1\n"
         "\nand, in another terminal, the two `export` lines that it prints; then any OpenAI client,"
-        "\nor `overnight run requests.jsonl`, talks to it."
+        f"\nor `{_this_command()} run requests.jsonl`, talks to it."
     )
     return job.batch
+
+
+def _this_command() -> str:
+    """How to call this program from here: it may stand in an environment that is not active."""
+    called = sys.argv[0]
+    is_hidden = shutil.which("overnight") is None and Path(called).name == "overnight"
+    return called if is_hidden else "overnight"
 
 
 async def _go_within(seconds: float | None, going: Coroutine[Any, Any, None]) -> None:
