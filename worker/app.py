@@ -10,10 +10,11 @@ from celery.signals import (
     worker_shutdown,
     worker_shutting_down,
 )
+from celery.worker.consumer.consumer import CONNECTION_ERROR
 
 from models.settings import BrokerSettings
 from worker.queue import SWEEP, make_celery
-from worker.runtime import running_loop_thread
+from worker.runtime import drain_process, stop_process
 from worker.settings import ControlSettings
 from worker.tasks import register_tasks
 
@@ -55,19 +56,21 @@ def _set_up_logging(loglevel: int | str | None = None, **_: Any) -> None:  # Cel
     # One line for every bell answered says nothing; what the stages did, they say themselves.
     for name in ("celery.worker.strategy", "celery.app.trace", "celery.beat"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("celery.worker.consumer.consumer").addFilter(_is_news)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Celery reports every try to connect, in three lines; the first one of an outage is enough."""
+    return not (record.msg == CONNECTION_ERROR and "(1/" not in record.getMessage())
 
 
 @worker_shutting_down.connect  # type: ignore[untyped-decorator]
 def _drain(**_: Any) -> None:
     """Threads pool: the shards at work hear of it at once, and hand themselves back."""
-    loop = running_loop_thread()
-    if loop is not None:
-        loop.drain()
+    drain_process()
 
 
 @worker_process_shutdown.connect  # type: ignore[untyped-decorator]
 @worker_shutdown.connect  # type: ignore[untyped-decorator]
 def _stop(**_: Any) -> None:
-    loop = running_loop_thread()
-    if loop is not None:
-        loop.stop()
+    stop_process()

@@ -35,7 +35,9 @@ def make_celery(broker_url: str, *, socket_seconds: float | None = None) -> Cele
     No result backend, early acknowledgement, no prefetching, no ETA: redelivery is the business of
     the leases in Postgres, with one clock and one code path.
     """
-    celery = Celery("overnight", broker=broker_url)
+    # A worker has one that answers and one that rings: what Celery takes for the current one must be
+    # the former.
+    celery = Celery("overnight", broker=broker_url, set_as_current=socket_seconds is None)
     transport_options: dict[str, object] = {"health_check_interval": 10}
     if socket_seconds is not None:
         transport_options |= {
@@ -58,6 +60,7 @@ def make_celery(broker_url: str, *, socket_seconds: float | None = None) -> Cele
         # There are none that it could mean, for all are acknowledged early; False warns at every loss.
         worker_cancel_long_running_tasks_on_connection_loss=True,
         worker_disable_prefetch=True,
+        worker_enable_prefetch_count_reduction=False,
         worker_hijack_root_logger=False,
         worker_prefetch_multiplier=1,
     )
@@ -119,7 +122,9 @@ class Doorbell:
             )
         except _BROKER_ERRORS as error:
             if not self._is_broker_away:
-                log.warning("could not ring %s: the broker is away (%s)", name, type(error).__name__)
+                log.warning(
+                    "could not ring %s: the broker is away (%s)", name, type(error).__name__
+                )
             self._is_broker_away = True
             return False
         if self._is_broker_away:

@@ -22,11 +22,10 @@ import uvloop
 
 from models.database import Database
 from models.lines import Endpoint
-from models.settings import BrokerSettings, DatabaseSettings, UpstreamSettings
 from worker.limiter import Limiter
 from worker.queue import Doorbell
 from worker.retry import Neighbours
-from worker.settings import ControlSettings, RunSettings, ValidateSettings
+from worker.settings import ControlSettings, RunSettings, ValidateSettings, WorkerSettings
 from worker.upstream import Upstream
 
 Answer = TypeVar("Answer")
@@ -56,16 +55,16 @@ class Runtime:
     @classmethod
     def from_environment(cls) -> Self:
         """The runtime of this process's settings. Opens no connection."""
-        run_settings = RunSettings()
+        settings = WorkerSettings()
         return cls(
             owner=f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}",
-            database=Database.connect(DatabaseSettings(), role="worker"),
-            doorbell=Doorbell(BrokerSettings().redis_url.get_secret_value()),
-            upstream=Upstream.connect(UpstreamSettings()),
-            limiter=Limiter(run_settings.max_in_flight),
-            validate_settings=ValidateSettings(),
-            run_settings=run_settings,
-            control_settings=ControlSettings(),
+            database=Database.connect(settings.database, role="worker"),
+            doorbell=Doorbell(settings.broker.redis_url.get_secret_value()),
+            upstream=Upstream.connect(settings.upstream),
+            limiter=Limiter(settings.run.max_in_flight),
+            validate_settings=settings.validate,
+            run_settings=settings.run,
+            control_settings=settings.control,
         )
 
     def clock(self) -> float:
@@ -126,15 +125,31 @@ _starting = threading.Lock()
 _started: dict[int, LoopThread] = {}
 """By process id: a child that was forked from a process with a loop needs one of its own."""
 
+_is_draining = threading.Event()
+
 
 def loop_thread() -> LoopThread:
     """The loop of this process, started on first use."""
     with _starting:
         if os.getpid() not in _started:
             _started[os.getpid()] = LoopThread()
-        return _started[os.getpid()]
+        loop = _started[os.getpid()]
+    # Asked after it was put where `drain_process` finds it, so that one of the two sees the other.
+    if _is_draining.is_set():
+        loop.drain()
+    return loop
 
 
-def running_loop_thread() -> LoopThread | None:
-    """The loop of this process, if it has been started."""
-    return _started.get(os.getpid())
+def drain_process() -> None:
+    """Ask everything that runs in this process, now or later, to come to its end."""
+    _is_draining.set()
+    loop = _started.get(os.getpid())
+    if loop is not None:
+        loop.drain()
+
+
+def stop_process() -> None:
+    """Close what has been opened in this process."""
+    loop = _started.pop(os.getpid(), None)
+    if loop is not None:
+        loop.stop()

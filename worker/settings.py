@@ -1,11 +1,12 @@
 """Settings of the workers, one class per owner; read from `OVERNIGHT_…`."""
 
+from dataclasses import dataclass, field
 from typing import Self
 
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings
 
-from models.settings import ENV
+from models.settings import ENV, BrokerSettings, DatabaseSettings, UpstreamSettings
 
 
 class ValidateSettings(BaseSettings):
@@ -100,3 +101,15 @@ class ControlSettings(BaseSettings):
     upload_stall_seconds: int = Field(
         default=3600, gt=0, description="An upload that has not moved for so long is removed."
     )
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """All that a worker process needs to know."""
+
+    database: DatabaseSettings = field(default_factory=DatabaseSettings)
+    broker: BrokerSettings = field(default_factory=BrokerSettings)
+    upstream: UpstreamSettings = field(default_factory=UpstreamSettings)
+    validate: ValidateSettings = field(default_factory=ValidateSettings)
+    run: RunSettings = field(default_factory=RunSettings)
+    control: ControlSettings = field(default_factory=ControlSettings)

@@ -48,12 +48,13 @@ def worker(
     # the workers' code, which take two seconds and 60 MB.
     from cli.processes.celery import run_celery_worker  # noqa: PLC0415
     from worker.app import app  # noqa: PLC0415
-    from worker.settings import ControlSettings, RunSettings  # noqa: PLC0415
+    from worker.settings import WorkerSettings  # noqa: PLC0415
 
+    settings = read_settings(WorkerSettings)
     if only is Only.RUN:
-        pool, default = "threads", read_settings(RunSettings).shards_per_worker
+        pool, default = "threads", settings.run.shards_per_worker
     else:
-        pool, default = "prefork", read_settings(ControlSettings).control_processes
+        pool, default = "prefork", settings.control.control_processes
     status = run_celery_worker(
         app,
         queue=only.value,
