@@ -19,6 +19,7 @@ from starlette.types import Scope
 
 from api.grammar import refusal_of
 from models import errors, wire
+from models.faults import describe
 from models.lines import MAX_ECHO
 
 log = logging.getLogger(__name__)
@@ -125,7 +126,7 @@ def unexpected(error: Exception, scope: Scope) -> JSONResponse:
         cause = getattr(error, "orig", None) or error
         log.warning("database away: %s: %s", place, type(cause).__name__)
         return render(errors.Unavailable("database"))
-    log.error("failed: %s", place, exc_info=error)
+    log.error("failed: %s: %s", place, describe(error))
     return envelope(500, _SERVER_ERROR, type_="server_error")
 
 

@@ -7,6 +7,8 @@ Sources: OpenAI's Batch guide and `openapi.yaml` (request and response objects),
 codes observed on the live service or published by compatible ones.
 """
 
+import codecs
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -60,7 +62,12 @@ MAX_ECHO = 200
 
 
 def json_type(value: object) -> str:
-    """The name of a JSON value's type, with its article, as OpenAI's messages have it."""
+    """The name of a JSON value's type, with its article, as OpenAI's messages have it.
+
+    An object or an array may also be given as the bytes that it was written in.
+    """
+    if isinstance(value, bytes):
+        return "an object" if _is_object(value) else "an array"
     return _JSON_TYPES[type(value)]
 
 
@@ -92,19 +99,21 @@ class LineChecker:
 
     endpoint: Endpoint
     model: str | None = None
+    embedding_inputs: int = 0
+    """Texts (or arrays of tokens) over all lines, which OpenAI limits as well as the lines."""
+
     _custom_ids: set[str] = field(default_factory=set)
 
     def check(self, raw: bytes, line_no: int) -> LineError | None:
         """The fault of line `line_no`, or `None` if it can run."""
         try:
-            line = orjson.loads(raw)
-        except orjson.JSONDecodeError:
-            line = None
-        if not isinstance(line, dict):
+            _require_utf8(raw)
+            line = _members(raw, _decode_line)
+        except (ValueError, RecursionError):
             return LineError(
                 "invalid_json_line", "This line is not parseable as valid JSON.", None, line_no
             )
-        fault = self._envelope_fault(line) or self._body_fault(line["body"])
+        fault = self._envelope_fault(line) or self._body_fault(_members(line["body"], _decode_body))
         return None if fault is None else LineError(*fault, line=line_no)
 
     def _envelope_fault(self, line: dict[str, Any]) -> tuple[str, str, str] | None:
@@ -114,7 +123,7 @@ class LineChecker:
         for name in ("custom_id", "method", "url"):
             if not isinstance(line[name], str):
                 return "invalid_type", invalid_type(name, "a string", line[name]), name
-        if not isinstance(line["body"], dict):
+        if not _is_object(line["body"]):
             return "invalid_type", invalid_type("body", "an object", line["body"]), "body"
         if line["method"] != "POST":
             echo = line["method"][:MAX_ECHO]
@@ -136,6 +145,8 @@ class LineChecker:
         return None
 
     def _body_fault(self, body: dict[str, Any]) -> tuple[str, str, str] | None:
+        if self.endpoint is Endpoint.EMBEDDINGS:
+            self.embedding_inputs += _count_inputs(body.get("input"))
         return self._model_fault(body.get("model")) or _input_fault(self.endpoint, body)
 
     def _model_fault(self, model: object) -> tuple[str, str, str] | None:
@@ -159,6 +170,79 @@ class LineChecker:
             )
             return "mismatched_model", message, "body.model"
         return None
+
+
+class _Line(msgspec.Struct):
+    """The members of a line, unparsed."""
+
+    custom_id: msgspec.Raw = msgspec.Raw()
+    method: msgspec.Raw = msgspec.Raw()
+    url: msgspec.Raw = msgspec.Raw()
+    body: msgspec.Raw = msgspec.Raw()
+
+
+class _Body(msgspec.Struct):
+    """The members of a body that are looked at, unparsed."""
+
+    model: msgspec.Raw = msgspec.Raw()
+    stream: msgspec.Raw = msgspec.Raw()
+    background: msgspec.Raw = msgspec.Raw()
+    messages: msgspec.Raw = msgspec.Raw()
+    input: msgspec.Raw = msgspec.Raw()
+    prompt: msgspec.Raw = msgspec.Raw()
+
+
+_decode_line = msgspec.json.Decoder(_Line).decode
+_decode_body = msgspec.json.Decoder(_Body).decode
+
+
+def _members(raw: bytes, decode: Callable[[bytes], msgspec.Struct]) -> dict[str, Any]:
+    """The members of a JSON object that the decoder's struct names.
+
+    Strings, numbers and literals as they are; objects and arrays as the bytes that they are written
+    in: a line of empty lists would take thirty times its size in memory.
+
+    Raises:
+        msgspec.DecodeError: it is no JSON object (a `ValueError`).
+        RecursionError: it is nested too deeply.
+    """
+    found = decode(raw)
+    return {
+        name: value if value[:1] in {b"{", b"["} else msgspec.json.decode(value)
+        for name in found.__struct_fields__
+        if (value := bytes(getattr(found, name)))
+    }
+
+
+def _is_object(value: object) -> bool:
+    return isinstance(value, bytes) and value.startswith(b"{")
+
+
+def _count_inputs(value: object) -> int:
+    """How many texts an embeddings request holds: a text, texts, tokens, or arrays of tokens."""
+    if not isinstance(value, bytes):
+        return 1
+    first = value[1:].lstrip()[:1]
+    if first == b'"':
+        return sum(1 for _ in _STRING.finditer(value))
+    return value.count(b"[") - 1 if first == b"[" else 1
+
+
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"', re.DOTALL)
+
+
+def _require_utf8(raw: bytes) -> None:
+    # msgspec checks the grammar of what it skips, but not its UTF-8. A long text is looked at in
+    # pieces: decoded, it can be four times as long.
+    if raw.isascii():
+        return
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    for start in range(0, len(raw), _PIECE_BYTES):
+        decoder.decode(raw[start : start + _PIECE_BYTES])
+    decoder.decode(b"", final=True)
+
+
+_PIECE_BYTES = 1024 * 1024
 
 
 def _url_fault(url: str) -> tuple[str, str, str]:
@@ -218,9 +302,15 @@ decode_input_line: Callable[[bytes], InputLine] = msgspec.json.Decoder(InputLine
 
 
 def custom_id_of(raw: bytes) -> str:
-    """The custom id of a line that has passed `LineChecker`: read by the same parser, so it can be."""
-    custom_id: str = orjson.loads(raw)["custom_id"]
-    return custom_id
+    """The custom id of a line that has passed `LineChecker`."""
+    return _decode_custom_id(raw).custom_id
+
+
+class _CustomId(msgspec.Struct):
+    custom_id: str
+
+
+_decode_custom_id = msgspec.json.Decoder(_CustomId).decode
 
 
 def render_response(

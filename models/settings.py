@@ -4,6 +4,7 @@ Read from the environment (`OVERNIGHT_…`), once, at the edge of a process; pas
 """
 
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -26,14 +27,31 @@ def _postgres_url(value: SecretStr, info: ValidationInfo) -> SecretStr:
 
 
 def _upstream_url(value: str) -> str:
-    url = value.rstrip("/")
-    if not url.startswith(("http://", "https://")):
-        message = "it must begin with http:// or https://"
+    url = value.strip().rstrip("/")
+    try:
+        parts = urlsplit(url)
+        is_whole = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_whole = False
+    if not is_whole:
+        message = "it must be a URL such as http://localhost:8000/v1"
         raise ValueError(message)
-    if not url.endswith("/v1"):
-        message = f"it must end in /v1, as in {url}/v1"
+    if parts.username or parts.password:
+        message = "it must hold no user or password; a key belongs into OVERNIGHT_UPSTREAM_API_KEY"
+        raise ValueError(message)
+    if not url.endswith("/v1") or parts.query or parts.fragment:
+        message = f"it must end in /v1, as in {parts.scheme}://{parts.netloc}/v1"
         raise ValueError(message)
     return url
+
+
+def _header_value(value: SecretStr) -> SecretStr:
+    """A key as it can stand in a header; secrets that come from files often end in a newline."""
+    key = value.get_secret_value().strip()
+    if not (key.isascii() and key.isprintable()):
+        message = "it may hold visible ASCII characters only"
+        raise ValueError(message)
+    return SecretStr(key)
 
 
 class DatabaseSettings(BaseSettings):
@@ -45,7 +63,11 @@ class DatabaseSettings(BaseSettings):
         description="The Postgres database, as postgresql://user:password@host:port/name."
     )
     database_pool_size: int = Field(
-        default=8, ge=1, le=200, description="Connections that one process keeps open at most."
+        # Finalizing takes three at a time.
+        default=8,
+        ge=4,
+        le=200,
+        description="Connections that one process keeps open at most.",
     )
     database_statement_seconds: float = Field(
         default=30, gt=0, description="A statement that takes longer is given up."
@@ -70,7 +92,7 @@ class UpstreamSettings(BaseSettings):
     upstream_url: Annotated[str, AfterValidator(_upstream_url)] = Field(
         description="Base URL of the model server, ending in /v1."
     )
-    upstream_api_key: SecretStr | None = Field(
+    upstream_api_key: Annotated[SecretStr, AfterValidator(_header_value)] | None = Field(
         default=None,
         description="Sent to the model server as a bearer key; none is sent without it.",
     )
@@ -83,3 +105,14 @@ class UpstreamSettings(BaseSettings):
     max_response_bytes: int = Field(
         default=64 * 1024 * 1024, gt=0, description="A longer answer is given up as broken."
     )
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the server is on this machine: no proxy of the environment leads there."""
+        host = urlsplit(self.upstream_url).hostname or ""
+        return (
+            host == "localhost"
+            or host.endswith(".localhost")
+            or host == "::1"
+            or host.startswith("127.")
+        )

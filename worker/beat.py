@@ -11,6 +11,8 @@ from celery.beat import Scheduler
 
 from worker.queue import SWEEP, Doorbell
 
+_CLOCKS_DIFFER_SECONDS = 300.0
+
 
 class SweepScheduler(Scheduler):  # type: ignore[misc]  # Celery has no types
     """Celery's scheduler, but for the sending.
@@ -29,5 +31,6 @@ class SweepScheduler(Scheduler):  # type: ignore[misc]  # Celery has no types
         """Ring for what is due: the sweep is all that ever is."""
         del producer
         assert entry.task == SWEEP  # noqa: S101  # the schedule in `worker.app` has no other
-        # One that could not be answered in time is worth nothing: the next is on its way.
-        self._doorbell.ring_sweep(expires_seconds=5 * entry.schedule.run_every.total_seconds())
+        # An old one is worth nothing: the next is on its way. But the workers' clocks may differ.
+        expires_seconds = max(_CLOCKS_DIFFER_SECONDS, 5 * entry.schedule.run_every.total_seconds())
+        self._doorbell.ring_sweep(expires_seconds=expires_seconds)

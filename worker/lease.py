@@ -133,6 +133,17 @@ async def close_shard(database: Database, shard: ClaimedShard) -> bool:
     return bool(state == ShardState.DONE)
 
 
+async def others_wait(database: Database, batch_pk: int) -> bool:
+    """Whether a shard of another batch waits for a worker."""
+    is_waiting = (
+        exists()
+        .where(Shard.batch_pk == Batch.pk, Batch.pk != batch_pk)
+        .where(Batch.status == BatchStatus.IN_PROGRESS, Shard.state == ShardState.QUEUED)
+    )
+    async with database.statement() as session:
+        return bool(await session.scalar(select(is_waiting)))
+
+
 async def advance_if_all_done(database: Database, batch_pk: int) -> bool:
     """Move a batch on to finalizing if none of its shards is open; say whether this call did it.
 

@@ -72,8 +72,9 @@ class Recorder:
     """Gathers a shard's results and writes them every `record_seconds` or `record_rows`.
 
     The same write renews the lease, also with nothing to record, and brings the batch's status back:
-    `on_status` is called when it is no longer `in_progress`, `on_lost` when the lease is gone. Once
-    `may_give_up` says so, results that cannot be written for a whole lease are left to be made again.
+    `on_status` is called when it is no longer `in_progress`, `on_lost` when the lease is gone. Results
+    that cannot be written for a whole lease are given up only if `may_give_up` says so, or the batch
+    waits to be closed.
     """
 
     def __init__(
@@ -97,7 +98,8 @@ class Recorder:
         self._is_full = asyncio.Event()
         self._is_closing = False
         self._is_lost = False
-        self._is_failing = False
+        self._has_moved_on = False
+        self._failing_since: float | None = None
         self._renewed_at = asyncio.get_running_loop().time()
         self._writer = asyncio.create_task(self._write_until_closed())
 
@@ -110,8 +112,12 @@ class Recorder:
 
     @property
     def is_behind(self) -> bool:
-        """Start no new call now: the lease has not been renewed for long, or results pile up."""
-        return self._silence() > 0.6 * self._settings.lease_seconds or self._bytes > _BEHIND_BYTES
+        """Start no new call now: results cannot be written or pile up, or the lease runs out."""
+        return (
+            self._failing_since is not None
+            or self._bytes > _BEHIND_BYTES
+            or self._seconds_since(self._renewed_at) > 0.6 * self._settings.lease_seconds
+        )
 
     async def close(self) -> None:
         """Write what is left, and join the writer: when the database is away, until it is back."""
@@ -126,43 +132,38 @@ class Recorder:
                     async with asyncio.timeout(self._settings.record_seconds):
                         await self._is_full.wait()
                 self._is_full.clear()
-                if self._rows or self._silence() >= self._settings.lease_seconds / 4:
-                    await self._try_to_write()
+                heartbeat_seconds = self._settings.lease_seconds / 4
+                if self._rows or self._seconds_since(self._renewed_at) >= heartbeat_seconds:
+                    await self._try_to_write(self._next_rows())
         except Exception:
             # A fault of ours. Nobody writes any more, so nobody may call any more.
             self._on_lost()
             raise
 
     def _has_ended(self) -> bool:
-        gave_up = self._may_give_up() and self._silence() > self._settings.lease_seconds
-        return not self._rows or gave_up
+        return not self._rows or (
+            (self._may_give_up() or self._has_moved_on)
+            and self._failing_since is not None
+            and self._seconds_since(self._failing_since) > self._settings.lease_seconds
+        )
 
     def _has_enough(self) -> bool:
         return len(self._rows) >= self._settings.record_rows or self._bytes >= _WRITE_BYTES
 
-    def _silence(self) -> float:
-        """Seconds since the lease was renewed."""
-        return asyncio.get_running_loop().time() - self._renewed_at
+    def _seconds_since(self, moment: float) -> float:
+        return asyncio.get_running_loop().time() - moment
 
-    async def _try_to_write(self) -> None:
-        rows = self._next_rows()
+    async def _try_to_write(self, rows: list[Row]) -> None:
         try:
             status = await self._write(rows)
         except (SQLAlchemyError, OSError) as error:
             # Nothing was written: the statement is atomic. If its commit was in doubt, writing again
             # inserts nothing twice, and counts nothing twice.
-            if not self._is_failing:
-                log.warning(
-                    "shard %s: could not record %s results (%s); trying until it succeeds",
-                    self._shard.pk,
-                    len(rows),
-                    type(error).__name__,
-                )
-            self._is_failing = True
-            self._is_full.clear()
-            await asyncio.sleep(self._settings.record_seconds)
+            await self._bear_with(error, rows)
             return
-        self._is_failing = False
+        self._renewed_at = asyncio.get_running_loop().time()
+        if rows or not self._rows:
+            self._failing_since = None
         del self._rows[: len(rows)]
         self._bytes -= sum(len(row.line) for row in rows)
         if self._has_enough() or self._is_closing:
@@ -171,10 +172,25 @@ class Recorder:
             log.warning("shard %s: the lease is lost", self._shard.pk)
             self._is_lost = True
             self._on_lost()
-            return
-        self._renewed_at = asyncio.get_running_loop().time()
-        if status is not BatchStatus.IN_PROGRESS:
+        elif status is not BatchStatus.IN_PROGRESS:
+            self._has_moved_on = True
             self._on_status(status)
+
+    async def _bear_with(self, error: Exception, rows: list[Row]) -> None:
+        if self._failing_since is None:
+            self._failing_since = asyncio.get_running_loop().time()
+            log.warning(
+                "shard %s: could not record %s results (%s); trying until it succeeds",
+                self._shard.pk,
+                len(rows),
+                type(error).__name__,
+            )
+        if rows:
+            # The disk may be full. Then at least keep the shard: the next to take it would call its
+            # lines again, and could not record them either.
+            await self._try_to_write([])
+            self._is_full.clear()
+            await asyncio.sleep(self._settings.record_seconds)
 
     def _next_rows(self) -> list[Row]:
         """The oldest rows, at least one if there is any, that make up one write."""

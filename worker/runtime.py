@@ -22,6 +22,7 @@ import uvloop
 
 from models.database import Database
 from models.lines import Endpoint
+from models.settings import UpstreamSettings
 from worker.limiter import Limiter
 from worker.queue import Doorbell
 from worker.retry import Neighbours
@@ -65,6 +66,7 @@ class Runtime:
             validate_settings=settings.validate,
             run_settings=settings.run,
             control_settings=settings.control,
+            neighbours=neighbours_for(settings.run, settings.upstream),
         )
 
     def clock(self) -> float:
@@ -82,6 +84,14 @@ class Runtime:
         self.doorbell.close()
 
 
+def neighbours_for(
+    run: RunSettings, upstream: UpstreamSettings
+) -> defaultdict[tuple[Endpoint, str | None], Neighbours]:
+    """Evidence that stays fresh for as long as a line may take to use up its tries by timing out."""
+    recent_seconds = max(600.0, (run.line_max_tries + 1) * upstream.call_timeout_seconds)
+    return defaultdict(lambda: Neighbours(recent_seconds=recent_seconds))
+
+
 class LoopThread:
     """An event loop in a thread of its own, and the runtime on it."""
 
@@ -89,7 +99,11 @@ class LoopThread:
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="loop", daemon=True)
         self._thread.start()
-        self.runtime = self.run(_make_runtime())
+        try:
+            self.runtime = self.run(_make_runtime())
+        except BaseException:
+            self._end()
+            raise
         _collect_garbage_seldom()
 
     def run(self, coroutine: Coroutine[Any, Any, Answer]) -> Answer:
@@ -103,6 +117,9 @@ class LoopThread:
     def stop(self) -> None:
         """Close the connections and end the loop."""
         self.run(self.runtime.aclose())
+        self._end()
+
+    def _end(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(timeout=5)
 

@@ -15,6 +15,9 @@ class ValidateSettings(BaseSettings):
     model_config = ENV
 
     max_lines: int = Field(default=50_000, gt=0, description="Most requests in one batch.")
+    max_embedding_inputs: int = Field(
+        default=50_000, gt=0, description="Most embedding inputs over all requests of one batch."
+    )
     max_line_bytes: int = Field(
         default=32 * 1024 * 1024, gt=0, description="Longest line of an input file, in bytes."
     )
@@ -68,6 +71,11 @@ class RunSettings(BaseSettings):
         default=30,
         ge=0,
         description="Time that calls in flight get to end when their batch is cancelled.",
+    )
+    stall_seconds: float = Field(
+        default=30,
+        gt=0,
+        description="A shard all of whose lines fail for so long makes room for other batches.",
     )
     record_seconds: float = Field(
         default=0.5, gt=0, description="Longest time that a result waits to be written."

@@ -10,7 +10,7 @@ from typing import Concatenate, ParamSpec
 
 from celery import Celery
 
-from worker.faults import describe
+from models.faults import describe
 from worker.queue import FINALIZE_BATCH, RUN_SHARD, SWEEP, VALIDATE_BATCH
 from worker.runtime import Runtime, loop_thread
 from worker.stages import finalize, run, sweep, validate
@@ -34,12 +34,12 @@ def _answer(
     """A task that runs a stage on the process's loop and waits for it."""
 
     def answer(*args: Args.args, **kwargs: Args.kwargs) -> None:
-        async def run_stage() -> None:
-            await stage(loop.runtime, *args, **kwargs)
+        async def run_stage(runtime: Runtime) -> None:
+            await stage(runtime, *args, **kwargs)
 
-        loop = loop_thread()
         try:
-            loop.run(run_stage())
+            loop = loop_thread()
+            loop.run(run_stage(loop.runtime))
         except Exception as error:  # noqa: BLE001  # the edge of the task
             log.error("%s: %s; the sweep will ring again", stage.__name__, describe(error))  # noqa: TRY400
 

@@ -18,10 +18,16 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
     """Sends httpx requests whose body is in memory, and reads each answer whole."""
 
     def __init__(
-        self, *, total_seconds: float, connect_seconds: float, max_response_bytes: int
+        self,
+        *,
+        total_seconds: float,
+        connect_seconds: float,
+        max_response_bytes: int,
+        trust_env: bool = False,
     ) -> None:
         self._timeout = aiohttp.ClientTimeout(total=total_seconds, sock_connect=connect_seconds)
         self._max_response_bytes = max_response_bytes
+        self._trust_env = trust_env
         self._session: aiohttp.ClientSession | None = None
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -74,6 +80,8 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
                 connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=30),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 timeout=self._timeout,
+                # HTTP_PROXY and its kind, and NO_PROXY.
+                trust_env=self._trust_env,
                 skip_auto_headers={"User-Agent", "Content-Type"},
             )
         return self._session

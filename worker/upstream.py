@@ -8,6 +8,7 @@ is ever logged. What is retried follows the official SDK (`_base_client.py` of o
 
 import contextlib
 import importlib.metadata
+import logging
 import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,11 +18,16 @@ from typing import Self
 
 import httpx
 
+from models.faults import describe
 from models.lines import Endpoint
 from models.settings import UpstreamSettings
 from worker.answer import NO_USAGE, BrokenAnswer, Usage, error_envelope, on_one_line, read_usage
 from worker.retry import Blame
 from worker.transport import AiohttpTransport
+
+log = logging.getLogger(__name__)
+
+_UNFORESEEN = "The batch engine failed to process this request."
 
 
 class Verdict(Enum):
@@ -79,22 +85,26 @@ class Upstream:
             total_seconds=settings.call_timeout_seconds,
             connect_seconds=settings.connect_timeout_seconds,
             max_response_bytes=settings.max_response_bytes,
+            trust_env=not settings.is_local,
         )
         return cls(settings, transport)
 
     async def send(self, endpoint: Endpoint, body: bytes, *, idempotency_key: str) -> Outcome:
         """Post one line's body; the key lets a server that can do so recognise a repeated call."""
-        request = httpx.Request(
-            "POST",
-            self._urls[endpoint],
-            headers=self._headers | {"idempotency-key": idempotency_key},
-            content=body,
-        )
         try:
+            request = httpx.Request(
+                "POST",
+                self._urls[endpoint],
+                headers=self._headers | {"idempotency-key": idempotency_key},
+                content=body,
+            )
             response = await self._transport.handle_async_request(request)
+            return _outcome_of_response(response)
         except httpx.TransportError as error:
             return _outcome_of_error(error)
-        return _outcome_of_response(response)
+        except Exception as error:  # noqa: BLE001  # whatever it is, no line may be lost over it
+            log.error("a call failed in an unforeseen way: %s", describe(error))  # noqa: TRY400
+            return Outcome(Verdict.TRANSIENT, code="internal_error", message=_UNFORESEEN)
 
     async def aclose(self) -> None:
         """Close every connection."""

@@ -30,6 +30,7 @@ def connect(settings: UpstreamSettings) -> httpx.AsyncClient:
         headers=headers,
         timeout=httpx.Timeout(_SECONDS, connect=settings.connect_timeout_seconds),
         follow_redirects=False,
+        trust_env=not settings.is_local,
     )
 
 

@@ -17,6 +17,7 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.batch import Batch
+from models.errors import InputUnreadable
 from models.file import File, FileStatus
 from models.ids import new_file_id, request_id
 from models.lifecycle import BatchStatus, ShardState
@@ -209,13 +210,22 @@ async def _unanswered_lines(
     code, message = BATCH_CANCELLED if status is BatchStatus.CANCELLED else BATCH_EXPIRED
     async with runtime.database.begin() as session:
         file = await session.get_one(File, batch.input_file_pk)
-    async for line_no, raw in read_places(runtime.database, file, places):
-        yield render_failure(
-            request_id=request_id(batch.id, line_no),
-            custom_id=custom_id_of(raw),
-            code=code,
-            message=message,
-        )
+    left = iter(places)
+    try:
+        async for line_no, raw in read_places(runtime.database, file, places):
+            next(left)
+            yield _failure(batch, line_no, custom_id_of(raw), code, message)
+    except InputUnreadable as error:
+        # Bytes of the input are gone. What was answered must be delivered all the same.
+        log.error("batch %s: %s", batch.id, error)  # noqa: TRY400  # the message says it all
+        for line_no, _, _ in left:
+            yield _failure(batch, line_no, "", code, message)
+
+
+def _failure(batch: Batch, line_no: int, custom_id: str, code: str, message: str) -> bytes:
+    return render_failure(
+        request_id=request_id(batch.id, line_no), custom_id=custom_id, code=code, message=message
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,13 @@ If the process dies here, the lease lapses, and the lines without a result are a
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 
+from sqlalchemy.exc import SQLAlchemyError
+
+from models.faults import describe
 from models.file import File
 from models.ids import fallback_response_id, request_id
 from models.lifecycle import BatchStatus
@@ -20,10 +24,15 @@ from models.lines import (
     render_response,
 )
 from models.storage import read_places
-from worker.faults import describe
-from worker.lease import ClaimedShard, advance_if_all_done, claim_shard, close_shard
+from worker.lease import (
+    ClaimedShard,
+    advance_if_all_done,
+    claim_shard,
+    close_shard,
+    others_wait,
+)
 from worker.recorder import Recorder, Row
-from worker.retry import backoff_seconds
+from worker.retry import Blame, backoff_seconds
 from worker.runtime import Runtime
 from worker.upstream import Outcome, Verdict
 
@@ -78,6 +87,9 @@ class ShardRun:
         self._lines: set[asyncio.Task[None]] = set()
         # Those of them that hold no slot: backing off, or waiting for a slot again.
         self._waiting: set[asyncio.Task[None]] = set()
+        # Those whose last try failed through no fault of their own.
+        self._failing: set[asyncio.Task[None]] = set()
+        self._progress_at = runtime.clock()
         self._is_stopping = False
         self._timers: list[asyncio.TimerHandle] = []
         self._recorder = Recorder(
@@ -92,7 +104,10 @@ class ShardRun:
     async def run(self) -> None:
         """Call every pending line; return when nothing is in flight and all results are written."""
         self._later(self._shard.seconds_left, self._abort)
-        drain_watch = asyncio.create_task(self._stop_when_draining())
+        watches = [
+            asyncio.create_task(self._stop_when_draining()),
+            asyncio.create_task(self._stop_when_stalled()),
+        ]
         self._feeder = asyncio.create_task(self._feed())
         try:
             await asyncio.wait({self._feeder})
@@ -100,7 +115,8 @@ class ShardRun:
                 await asyncio.wait(self._lines)
             await self._recorder.close()
         finally:
-            drain_watch.cancel()
+            for watch in watches:
+                watch.cancel()
             for timer in self._timers:
                 timer.cancel()
         if not self._feeder.cancelled():
@@ -121,6 +137,8 @@ class ShardRun:
     def _end_line(self, task: asyncio.Task[None]) -> None:
         """Give back the line's slot. Not done in the task: one cancelled at its start never runs."""
         self._lines.discard(task)
+        self._failing.discard(task)
+        self._progress_at = self._runtime.clock()
         if task in self._waiting:
             self._waiting.discard(task)
         else:
@@ -157,11 +175,28 @@ class ShardRun:
             failures += 1
             if failures == 1:
                 neighbours.first_try_failed()
-            charged += neighbours.charge(outcome.blame, successes_before=successes_before, now=now)
+            is_own = neighbours.charge(outcome.blame, successes_before=successes_before, now=now)
+            charged += is_own
+            self._note_failure(outcome, is_own=is_own)
             if charged >= self._settings.line_max_tries:
                 log.info("batch %s: line %s given up", self._shard.batch_id, line_no)
                 return outcome
             await self._wait_for_next_try(failures, outcome)
+
+    def _note_failure(self, outcome: Outcome, *, is_own: bool) -> None:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101  # we are in one
+        if is_own:
+            self._failing.discard(task)
+            return
+        self._failing.add(task)
+        if outcome.blame is not Blame.BUSY and self._neighbours.should_report(
+            self._runtime.clock()
+        ):
+            log.warning(
+                "the model server fails (%s): calls are tried again until the window closes",
+                outcome.status_code or outcome.code,
+            )
 
     async def _wait_for_next_try(self, failures: int, outcome: Outcome) -> None:
         """Back off without a slot, then take one again."""
@@ -206,6 +241,23 @@ class ShardRun:
     async def _stop_when_draining(self) -> None:
         await self._runtime.draining.wait()
         self._stop(self._settings.drain_seconds)
+
+    async def _stop_when_stalled(self) -> None:
+        """Make room for other batches when every line fails through no fault of its own."""
+        seconds = self._settings.stall_seconds
+        while True:
+            await asyncio.sleep(seconds / 4)
+            is_stalled = (
+                self._feeder is not None
+                and self._feeder.done()
+                and self._failing >= self._lines
+                and self._runtime.clock() - self._progress_at > seconds
+            )
+            with contextlib.suppress(SQLAlchemyError, OSError):
+                if is_stalled and await others_wait(self._runtime.database, self._shard.batch_pk):
+                    log.info("batch %s: a shard makes room for other batches", self._shard.batch_id)
+                    self._stop(self._settings.drain_seconds)
+                    return
 
     def _stop(self, grace_seconds: float) -> None:
         """Begin no call any more; give up those in flight after the grace period."""

@@ -23,6 +23,9 @@ log = logging.getLogger(__name__)
 
 _AT_ONCE = 100
 _FILES_AT_ONCE = 20
+_SWEEPS = 5
+"""As many of the waiting bells may be for the sweep itself, when it is slow."""
+
 _REMEMBERED = timedelta(days=1)
 
 
@@ -87,7 +90,7 @@ async def _ring_for_batches(runtime: Runtime) -> None:
         return
     doorbell = runtime.doorbell
     waiting_bells = await runtime.ring(doorbell.waiting_bells, CONTROL_QUEUE)
-    if waiting_bells is None or waiting_bells >= len(waiting):
+    if waiting_bells is None or waiting_bells >= len(waiting) + _SWEEPS:
         # Nobody has had time for them yet, or nobody can be rung.
         return
     for batch_pk, status in waiting:

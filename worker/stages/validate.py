@@ -92,6 +92,8 @@ async def _check(
                 cutter.add(line_no, offset, len(raw))
             if cutter.total > settings.max_lines:
                 return [_too_many_lines(settings.max_lines)]
+            if checker.embedding_inputs > settings.max_embedding_inputs:
+                return [_too_many_inputs(settings.max_embedding_inputs)]
             if len(errors) >= settings.max_batch_errors:
                 return errors[: settings.max_batch_errors]
     except LineTooLong as error:
@@ -151,6 +153,14 @@ def _no_such_file(file_id: str) -> LineError:
 def _too_many_lines(limit: int) -> LineError:
     message = (
         f"The input file contains too many requests. A batch can have at most {limit:,} requests."
+    )
+    return LineError("too_many_tasks", message)
+
+
+def _too_many_inputs(limit: int) -> LineError:
+    message = (
+        f"The input file contains too many embedding inputs. A batch can have at most {limit:,}"
+        " embedding inputs over all its requests."
     )
     return LineError("too_many_tasks", message)
 
