@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -15,6 +15,7 @@ from models.database import Database
 from models.lifecycle import BatchStatus
 from models.queries import advance
 from tests.factories import make_batch, make_shard
+from tests.fixtures.database import Postgres
 from tests.fixtures.runtime import Switch, count_results, run_settings, shards_of, wait_until
 from worker.answer import Usage
 from worker.lease import ClaimedShard, claim_shard, close_shard
@@ -253,6 +254,57 @@ async def test_a_worker_that_is_stopped_does_not_wait_for_ever(desk: Desk, outag
     assert await desk.counts() == (0, 0, 0)
 
 
+@pytest.fixture
+def full_disk(postgres: Postgres, database_name: str) -> Switch:
+    """Let the disk be full, with the first call: nothing can be added; and not so with the second."""
+    statements = [
+        "ALTER TABLE results ADD CONSTRAINT full_disk CHECK (false)",
+        "ALTER TABLE results DROP CONSTRAINT full_disk",
+    ]
+
+    async def switch() -> None:
+        await asyncio.to_thread(postgres.execute, statements.pop(0), database=database_name)
+
+    return switch
+
+
+async def test_a_shard_is_kept_while_nothing_can_be_recorded(
+    desk: Desk, full_disk: Switch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Or others would take it, call its lines again, and could not record them either."""
+    await full_disk()
+    async with desk.recorder() as recorder:
+        for line_no in (1, 2, 3):
+            recorder.add(row(line_no))
+        await wait_until(lambda: recorder.is_behind)
+        first = (await desk.row()).lease_until
+        assert first is not None
+
+        async def is_kept_for_longer_than_a_lease() -> bool:
+            until = (await desk.row()).lease_until
+            return until is not None and until > first + timedelta(seconds=2.2)
+
+        await wait_until(is_kept_for_longer_than_a_lease)
+        assert desk.heard.lost == 0
+        await full_disk()
+        await wait_until(lambda: not recorder.is_behind)
+        assert await desk.counts() == (3, 3, 0)
+    assert caplog.text.count("could not record") == 1
+
+
+async def test_what_cannot_be_recorded_does_not_hold_up_a_batch_that_is_to_be_closed(
+    desk: Desk, full_disk: Switch
+) -> None:
+    await full_disk()
+    recorder = desk.open(run_settings())
+    recorder.add(row(1))
+    async with desk.database.begin() as session:
+        assert await advance(session, desk.batch.pk, BatchStatus.FINALIZING)
+    await asyncio.wait_for(recorder.close(), timeout=20)
+    assert BatchStatus.FINALIZING in desk.heard.statuses
+    assert await desk.counts() == (0, 0, 0)
+
+
 async def test_a_write_that_was_done_though_it_seemed_to_fail(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -271,7 +323,8 @@ async def test_a_write_that_was_done_though_it_seemed_to_fail(
     async with desk.recorder() as recorder:
         for line_no in range(1, 6):
             recorder.add(row(line_no, succeeded=line_no != 5))
-    assert writes[:2] == [5, 5]
+    # In between, only the lease is renewed.
+    assert writes[:3] == [5, 0, 5]
     assert await desk.counts() == (5, 4, 1)
 
 
