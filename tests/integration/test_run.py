@@ -788,3 +788,25 @@ async def test_a_shard_whose_results_are_all_there_is_just_closed(
         await session.execute(update(Shard).values(succeeded=5, claims=1))
     await finished(runtime, batch)
     assert model_server.stats().calls == 0
+
+
+async def test_a_batch_whose_model_is_away_makes_room_for_others(
+    runtime: Runtime, model_server: SimulatedServer
+) -> None:
+    """Its shards hold every slot and get nowhere; a shard of another batch must not wait for them."""
+    runtime.run_settings.stall_seconds = 0.2
+    model_server.settings.outage = True
+    stuck = await started_batch(runtime, input_file(3))
+    slot = asyncio.create_task(run_shards(runtime))
+    await asyncio.sleep(0.5)
+    assert not slot.done(), "nobody else waits, so it goes on trying"
+
+    other = await started_batch(runtime, input_file(2))
+    await asyncio.wait_for(slot, timeout=10)
+
+    [shard] = await shards_of(runtime.database, stuck)
+    assert shard.state == "queued"
+    model_server.settings.outage = False
+    await asyncio.wait_for(run_shards(runtime), timeout=10)
+    assert (await reload(runtime.database, other)).status == BatchStatus.FINALIZING
+    assert runtime.limiter.in_flight == 0

@@ -161,9 +161,10 @@ def doorbell_of(runtime: Runtime) -> RecordingDoorbell:
 
 async def test_a_busy_control_worker_is_not_rung_to_death(runtime: Runtime) -> None:
     first, second = [await make_batch(runtime.database) for _ in range(2)]
-    doorbell_of(runtime).waiting = {CONTROL_QUEUE: 2}
+    # Some of the waiting bells may be the sweep's own.
+    doorbell_of(runtime).waiting = {CONTROL_QUEUE: 2 + 5}
     assert await swept(runtime) == []
-    doorbell_of(runtime).waiting = {CONTROL_QUEUE: 1, RUN_QUEUE: 50}
+    doorbell_of(runtime).waiting = {CONTROL_QUEUE: 1 + 5, RUN_QUEUE: 50}
     assert await swept(runtime) == [("validate", first.pk), ("validate", second.pk)]
 
 

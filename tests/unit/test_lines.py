@@ -301,3 +301,22 @@ def test_the_words_for_what_never_ran() -> None:
         "batch_cancelled",
         "This request was not executed because the batch was cancelled.",
     )
+
+
+@pytest.mark.parametrize(
+    ("given", "count"),
+    [
+        ("text", 1),
+        (["one", "two, three", 'a "quoted" one'], 3),
+        ([1, 2, 3], 1),
+        ([[1, 2], [3]], 2),
+        ([], 1),
+    ],
+)
+def test_embedding_inputs_are_counted(given: object, count: int) -> None:
+    """A text, texts, the tokens of one text, or of several."""
+    checker = LineChecker(Endpoint.EMBEDDINGS)
+    body = {"model": "m", "input": given}
+    line = {"custom_id": "a", "method": "POST", "url": "/v1/embeddings", "body": body}
+    assert checker.check(json.dumps(line).encode(), 1) is None
+    assert checker.embedding_inputs == count
