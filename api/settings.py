@@ -60,8 +60,6 @@ class ApiSettings(BaseSettings):
     api_key: Annotated[SecretStr, AfterValidator(_keys)] = Field(
         description="The bearer key that clients must send; several are separated by commas."
     )
-    host: str = Field(default="127.0.0.1", description="Address that the API listens on.")
-    port: int = Field(default=8080, ge=0, le=65535, description="Port that the API listens on.")
     max_file_bytes: int = Field(
         default=200 * 1024 * 1024, gt=0, description="Largest file of purpose batch."
     )

@@ -12,7 +12,6 @@ from typing import NewType
 
 FileId = NewType("FileId", str)
 BatchId = NewType("BatchId", str)
-FilePk = NewType("FilePk", int)
 BatchPk = NewType("BatchPk", int)
 ShardPk = NewType("ShardPk", int)
 

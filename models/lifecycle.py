@@ -77,11 +77,6 @@ FINAL: frozenset[BatchStatus] = frozenset(
 )
 
 
-def is_final(status: BatchStatus) -> bool:
-    """Whether a batch with this status will never change again."""
-    return status in FINAL
-
-
 def sources_of(status: BatchStatus) -> frozenset[BatchStatus]:
     """The statuses from which a batch may enter `status`."""
     return frozenset(source for source, onward in ALLOWED.items() if status in onward)

@@ -229,7 +229,7 @@ async def read_places(
 
 
 class PlacedLine(NamedTuple):
-    """A line of a file: its number (from 1), where it begins, and its bytes without the line break."""
+    r"""A line of a file: its number (from 1), where it begins, and its bytes without the `\n` that ends it."""
 
     line_no: int
     offset: int

@@ -21,6 +21,17 @@ Every setting is an environment variable; an empty one counts as not set. A proc
 setting that makes no sense, and says which. `overnight check` tries the whole set-up.
 
 This page is written by `scripts/write_configuration.py`.
+
+## The command
+
+Each is also an option of `overnight up` or `overnight api`, which wins.
+
+| variable | default | |
+|---|---|---|
+| `OVERNIGHT_HOST` | `127.0.0.1` | Address that the API listens on. |
+| `OVERNIGHT_PORT` | `8080` | Port that the API listens on. |
+| `OVERNIGHT_DATA_DIR` | `~/.local/share/overnight` | Where `overnight up` keeps data, key and logs. |
+| `OVERNIGHT_LOG_LEVEL` | `INFO` | From which level on the single processes log. |
 """
 _SECTIONS: dict[str, tuple[str, type[BaseSettings]]] = {
     "Database": ("every process", DatabaseSettings),

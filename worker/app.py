@@ -51,7 +51,6 @@ def _set_up_logging(loglevel: int | str | None = None, **_: Any) -> None:  # Cel
     logging.basicConfig(
         level=loglevel or logging.INFO,
         format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
-        force=True,
     )
     # One line for every bell answered says nothing; what the stages did, they say themselves.
     for name in ("celery.worker.strategy", "celery.app.trace", "celery.beat"):
