@@ -1,7 +1,8 @@
 """Ctrl-C and SIGTERM, for commands that have something to put away before they end.
 
 Promises: the first signal cancels the block, which then winds down; a second one says "hurry". The
-block's end is then no error: the program ends as it was asked to.
+block's end is then no error: the program ends as it was asked to. A signal that was ignored when
+the command was started (`nohup`, `&` in a script) stays ignored.
 """
 
 import asyncio
@@ -23,6 +24,7 @@ class StopSignals:
         self.received: signal.Signals | None = None
         self._on_first = on_first
         self._hurry: asyncio.Event | None = None
+        self._watched: list[signal.Signals] = []
         self._received_at = 0.0
         self._task: asyncio.Task[object] | None = None
 
@@ -33,7 +35,8 @@ class StopSignals:
     async def __aenter__(self) -> Self:
         self._task = asyncio.current_task()
         loop = asyncio.get_running_loop()
-        for number in _SIGNALS:
+        self._watched = [each for each in _SIGNALS if signal.getsignal(each) is not signal.SIG_IGN]
+        for number in self._watched:
             loop.add_signal_handler(number, self._receive, number)
         return self
 
@@ -44,7 +47,7 @@ class StopSignals:
         trace: TracebackType | None,
     ) -> bool:
         loop = asyncio.get_running_loop()
-        for number in _SIGNALS:
+        for number in self._watched:
             loop.remove_signal_handler(number)
         if self.received and kind is asyncio.CancelledError and self._task is not None:
             self._task.uncancel()

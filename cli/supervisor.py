@@ -41,12 +41,11 @@ class ChildGaveUp(CommandError):
 
 
 class Child:
-    """One program, the process that runs it now, and the story of its restarts."""
+    """One program, and the process that runs it now."""
 
     def __init__(self, program: Program, log: ChildLog) -> None:
         self.program = program
         self.log = log
-        self.restarts = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._ended = asyncio.Event()
         self._stopping = asyncio.Event()
@@ -88,7 +87,6 @@ class Child:
                 raise ChildGaveUp(name, ending, self.log.recent(), log_path)
             pause = min(_FIRST_PAUSE_SECONDS * 2 ** (deaths - 1), _LONGEST_PAUSE_SECONDS)
             say(f"{name} died ({ending}); starting it again.")
-            self.restarts += 1
             try:
                 await asyncio.wait_for(self._stopping.wait(), pause)
             except TimeoutError:

@@ -204,6 +204,18 @@ async def test_the_first_signal_stops_and_the_second_hurries() -> None:
     assert not is_alive(pid)
 
 
+async def test_a_signal_that_was_ignored_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        async with StopSignals() as signals:
+            os.kill(os.getpid(), signal.SIGHUP)
+            await asyncio.sleep(0.05)
+        assert signals.received is None
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 SUPERVISED = """
 import asyncio, sys
 from cli.console import Terminal
