@@ -3,6 +3,7 @@
 Imports nothing of the workers: who only starts them need not load their code.
 """
 
+import math
 import os
 from collections.abc import Mapping
 from enum import StrEnum
@@ -32,14 +33,16 @@ def worker_program(
         argv=overnight("worker", "--only", only.value, *gate),
         env=env,
         stage=stage,
-        stop_seconds=_drain_seconds() + _MARGIN_SECONDS,
+        stop_seconds=read_number("OVERNIGHT_DRAIN_SECONDS", DRAIN_SECONDS) + _MARGIN_SECONDS,
         pass_fds=() if gate_fd is None else (gate_fd,),
     )
 
 
-def _drain_seconds() -> float:
+def read_number(name: str, default: float) -> float:
+    """A setting of the processes that their supervisor has to know, too."""
     try:
-        return float(os.environ.get("OVERNIGHT_DRAIN_SECONDS") or DRAIN_SECONDS)
+        number = float(os.environ.get(name) or default)
     except ValueError:
-        # The worker will refuse it in a sentence of its own.
-        return DRAIN_SECONDS
+        # The process that it belongs to will refuse it in a sentence of its own.
+        return default
+    return number if math.isfinite(number) else default

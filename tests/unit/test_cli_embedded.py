@@ -10,8 +10,10 @@ import pytest
 from cli.console import CommandError
 from cli.datafolder import DataFolder
 from cli.embedded import postgres
-from cli.embedded.plan import plan_servers
+from cli.embedded.plan import CONTROL_PROCESSES, POOL_SIZE, count_connections, plan_servers
 from cli.embedded.wheels import plain_environment
+from models.settings import DatabaseSettings
+from worker.settings import ControlSettings
 
 
 @pytest.fixture
@@ -49,6 +51,22 @@ def test_a_missing_wheel_is_a_sentence(tmp_path: Path, monkeypatch: pytest.Monke
             plan_servers(folder, database_url=None, redis_url="x")
         both = plan_servers(folder, database_url="x", redis_url="y")
     assert both == (None, None)
+
+
+def test_there_are_connections_for_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert count_connections(1) == 100
+    assert count_connections(16) == 8 * (1 + 16 + 2 + 2) + 10
+    monkeypatch.setenv("OVERNIGHT_DATABASE_POOL_SIZE", "50")
+    monkeypatch.setenv("OVERNIGHT_CONTROL_PROCESSES", "4")
+    assert count_connections(2) == 50 * (1 + 2 + 4 + 2) + 10
+    # Refused in a sentence by the processes themselves.
+    monkeypatch.setenv("OVERNIGHT_DATABASE_POOL_SIZE", "inf")
+    assert count_connections(1) == 100
+
+
+def test_the_plan_knows_the_defaults() -> None:
+    assert DatabaseSettings.model_fields["database_pool_size"].default == POOL_SIZE
+    assert ControlSettings.model_fields["control_processes"].default == CONTROL_PROCESSES
 
 
 def test_the_servers_are_given_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
