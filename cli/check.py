@@ -1,8 +1,11 @@
 """`overnight check`: try everything that this installation stands on, and say what to do.
 
-Promises: changes nothing; never shows a password or a key; exits with 1 if anything is wrong.
+Promises: changes nothing; never shows a password or a key; exits with 1 if anything is wrong. A
+variable that nothing reads is pointed out, and is no more than a warning.
 """
 
+import difflib
+import os
 from collections.abc import Callable, Iterator
 
 import httpx
@@ -12,6 +15,7 @@ from pydantic import ValidationError
 from pydantic_settings import BaseSettings
 
 from api.settings import ApiSettings
+from cli.address import shown_url
 from cli.console import CommandError, explain_settings
 from cli.revision import current_revision, newest_revision
 from models.settings import BrokerSettings, DatabaseSettings, UpstreamSettings
@@ -27,6 +31,11 @@ _SETTINGS: tuple[type[BaseSettings], ...] = (
     RunSettings,
     ControlSettings,
 )
+_PREFIX = "OVERNIGHT_"
+# What no settings class reads: the commands' own, and what docker-compose.yml reads from the same
+# .env file that it hands to the containers.
+_OTHER_NAMES = frozenset({"DATA_DIR", "LOG_LEVEL"})
+_NAMES_OF_COMPOSE = frozenset({"BIND", "ENV_FILE", "STOP_GRACE", "VERSION"})
 
 
 def check() -> None:
@@ -46,6 +55,8 @@ def check() -> None:
         except ValidationError:
             mark, words, wrong = "✗", "Not tried: its settings are wrong.", wrong + 1
         typer.echo(f"{mark} {name:<13} {words}")
+    for warning in _unknown_variables():
+        typer.echo(f"! {'Settings':<13} {warning}")
     if wrong:
         raise typer.Exit(1)
 
@@ -63,6 +74,23 @@ def _settings_troubles() -> Iterator[str]:
             settings()
         except ValidationError as error:
             yield from explain_settings(error)
+
+
+def known_names() -> set[str]:
+    """The names of all settings, without their prefix."""
+    fields = {field.upper() for settings in _SETTINGS for field in settings.model_fields}
+    return fields | _OTHER_NAMES | _NAMES_OF_COMPOSE
+
+
+def _unknown_variables() -> Iterator[str]:
+    known = known_names()
+    for variable in sorted(os.environ):
+        name = variable.upper().removeprefix(_PREFIX)
+        if not variable.upper().startswith(_PREFIX) or name in known:
+            continue
+        nearest = difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean {_PREFIX}{nearest[0]}?" if nearest else "."
+        yield f"{variable} is not a setting{hint}"
 
 
 def _check_database() -> str:
@@ -100,10 +128,15 @@ def _check_upstream() -> str:
     settings = UpstreamSettings()
     key = settings.upstream_api_key
     headers = {"Authorization": f"Bearer {key.get_secret_value()}"} if key else {}
-    url = settings.upstream_url
+    url = shown_url(settings.upstream_url)
     try:
-        answer = httpx.get(f"{url}/models", headers=headers, timeout=_SECONDS)
-    except httpx.HTTPError as error:
+        answer = httpx.get(
+            f"{settings.upstream_url}/models",
+            headers=headers,
+            timeout=_SECONDS,
+            trust_env=not settings.is_local,
+        )
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise CommandError(
             f"{url} does not answer ({error}). Is it running? Batches wait until it is."
         ) from error

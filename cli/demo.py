@@ -18,6 +18,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cli.address import settle_upstream
 from cli.batchrun import BatchRun
 from cli.client import BatchClient
 from cli.console import FAILED, INTERRUPTED, CommandError, Terminal, UsageError, is_terminal
@@ -27,7 +28,6 @@ from cli.run import summary
 from cli.simulator.server import SimulatedServer
 from cli.simulator.settings import SimulatorSettings
 from cli.stopping import StopSignals
-from cli.up import settle_upstream
 
 _EXAMPLE = "chat-1000.jsonl"
 # Enough that the bar can be watched, and that there is something to run at the same time.

@@ -12,7 +12,7 @@ import importlib
 import os
 import socket
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import ExitStack, asynccontextmanager, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,7 @@ from cli.supervisor import Supervisor
 
 _READY_SECONDS = 60.0
 _POLL_SECONDS = 0.05
+# Longer than the API's own grace period; a test keeps it so.
 _API_STOP_SECONDS = 15.0
 # Stopped in this order; the servers' own stage is the last.
 _API_STAGE, _WORKER_STAGE, _BEAT_STAGE = 1, 2, 3
@@ -46,6 +47,8 @@ class EngineOptions:
     workers: int = 1
     database_url: str | None = None
     redis_url: str | None = None
+    #: Called once the data folder is this process's own.
+    on_locked: Callable[[], None] = lambda: None
     #: Said once nothing stands in the way of a start.
     greeting: str = "Starting Overnight …"
 
@@ -68,6 +71,7 @@ async def running_engine(
 ) -> AsyncGenerator[Engine]:
     """Start everything, wait until it is ready, run the block, stop everything."""
     with closing(DataFolder.open(options.data_folder)) as folder:
+        options.on_locked()
         postgres, valkey = plan_servers(
             folder,
             database_url=options.database_url,

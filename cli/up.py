@@ -5,9 +5,9 @@ started again; however it ends, it leaves no process behind.
 """
 
 import asyncio
-import json
-import os
+import shlex
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Annotated
@@ -15,18 +15,14 @@ from urllib.parse import urlsplit
 
 import typer
 
-from cli.console import Terminal, UsageError
+from cli.address import is_answered, settle_upstream
+from cli.console import Terminal
 from cli.datafolder import default_data_folder
 from cli.engine import Engine, EngineOptions, running_engine
+from cli.readyfile import ReadyFile
 from cli.stopping import StopSignals
 
-_NO_UPSTREAM = """\
-Which model server shall the requests go to? Say it with --upstream (or OVERNIGHT_UPSTREAM_URL):
-  vLLM       overnight up --upstream http://localhost:8000/v1
-  Ollama     overnight up --upstream http://localhost:11434/v1
-  llama.cpp  overnight up --port 8081 --upstream http://localhost:8080/v1
-No server at hand? `overnight demo` shows everything with a simulated one, and `overnight simulate`
-starts just that one."""
+_ANSWER_SECONDS = 3.0
 
 
 def up(
@@ -95,6 +91,7 @@ def up(
 ) -> None:
     """Start everything on this machine and keep it running until Ctrl-C."""
     terminal = Terminal(verbose=verbose)
+    ready = ReadyFile(ready_file)
     options = EngineOptions(
         host=host,
         port=port,
@@ -103,18 +100,16 @@ def up(
         workers=workers,
         database_url=database_url or None,
         redis_url=redis_url or None,
+        on_locked=ready.remove_earlier,
     )
-    if ready_file:
-        ready_file.unlink(missing_ok=True)  # an earlier one is no longer true
     try:
-        asyncio.run(_keep_up(options, terminal, ready_file))
+        asyncio.run(_keep_up(options, terminal, ready))
     finally:
-        if ready_file:
-            ready_file.unlink(missing_ok=True)
+        ready.remove()
     terminal.say("Stopped. What was not finished goes on at the next start.")
 
 
-async def _keep_up(options: EngineOptions, terminal: Terminal, ready_file: Path | None) -> None:
+async def _keep_up(options: EngineOptions, terminal: Terminal, ready: ReadyFile) -> None:
     def say_stopping() -> None:
         terminal.say("Stopping: calls in flight may finish. (Ctrl-C again stops at once.)")
 
@@ -125,42 +120,27 @@ async def _keep_up(options: EngineOptions, terminal: Terminal, ready_file: Path 
     ):
         terminal.say(f"Ready after {time.monotonic() - began:.1f} s.")
         _show_ready(terminal, engine, options)
-        if ready_file:
-            _write_ready_file(ready_file, engine)
+        ready.write(engine)
+        # A thread that nobody waits for: a stop need not wait for a silent server either.
+        threading.Thread(
+            target=_note_silence, args=(options.upstream_url, terminal), daemon=True
+        ).start()
         # Until a signal, or a child that does not stay up, cancels this.
         await asyncio.Event().wait()
 
 
-def settle_upstream(given: str | None, terminal: Terminal) -> str:
-    """The model server's base URL, ending in /v1, from what a person may well have written."""
-    url = (given or "").strip().rstrip("/")
-    if not url:
-        raise UsageError(_NO_UPSTREAM)
-    if ":/" not in url and not url.endswith(":"):
-        url = f"http://{url}"
-    parts = urlsplit(url)
-    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
-        raise UsageError(
-            f"The model server's URL is not one: {given}. It looks like http://localhost:8000/v1."
+def _note_silence(upstream_url: str, terminal: Terminal) -> None:
+    """Say so if the model server does not answer; that is no error, requests just wait."""
+    if not is_answered(f"{upstream_url}/models", seconds=_ANSWER_SECONDS):
+        terminal.say(
+            f"Note: the model server does not answer yet at {urlsplit(upstream_url).netloc};"
+            " requests wait until it does."
         )
-    if not parts.path:
-        url = f"{url}/v1"
-    elif "/v1/" in f"{parts.path}/" and not parts.path.endswith("/v1"):
-        # The address of one endpoint, as in …/v1/chat/completions.
-        url = url[: url.rindex("/v1/") + len("/v1")]
-    elif not parts.path.endswith("/v1"):
-        raise UsageError(
-            f"The model server's URL must end in /v1, as in {parts.scheme}://{parts.netloc}/v1;"
-            f" got {given}."
-        )
-    if url != (given or "").strip().rstrip("/"):
-        terminal.say(f"Note: the model server's base URL is taken to be {url}.")
-    return url
 
 
 def _show_ready(terminal: Terminal, engine: Engine, options: EngineOptions) -> None:
     terminal.show(
-        f"\n  export OPENAI_BASE_URL={engine.base_url}"
+        f"\n  export OPENAI_BASE_URL={shlex.quote(engine.base_url)}"
         f"\n  export OPENAI_API_KEY={_key_for_export(engine)}\n"
         f"\nModel server  {options.upstream_url}"
         f"\nData          {engine.data_folder}"
@@ -173,16 +153,7 @@ def _show_ready(terminal: Terminal, engine: Engine, options: EngineOptions) -> N
 def _key_for_export(engine: Engine) -> str:
     """The key for people to copy; never the key itself where it would end up in a log."""
     if sys.stdout.isatty():
-        return engine.api_key
-    return f'"$(cat {engine.key_file})"' if engine.key_file else '"$OVERNIGHT_API_KEY"'
-
-
-def _write_ready_file(path: Path, engine: Engine) -> None:
-    """Written aside and moved: who sees the file sees all of it."""
-    facts = {"base_url": engine.base_url, "pid": os.getpid(), "data_dir": str(engine.data_folder)}
-    part = path.with_name(f"{path.name}.part")
-    try:
-        part.write_text(json.dumps(facts) + "\n", encoding="utf-8")
-        part.replace(path)
-    except OSError as error:
-        raise UsageError(f"Cannot write the ready file {path} ({error.strerror}).") from error
+        return shlex.quote(engine.api_key)
+    if engine.key_file:
+        return f'"$(cat {shlex.quote(str(engine.key_file))})"'
+    return '"$OVERNIGHT_API_KEY"'

@@ -14,8 +14,6 @@ from api.app import create_app
 from cli.processes.start import HandedDown, read_settings, start_logging, wait_at_gate
 
 _GRACE_SECONDS = 10
-#: What a supervisor should give it before it insists.
-STOP_SECONDS = _GRACE_SECONDS + 5.0
 
 
 def api(

@@ -157,9 +157,11 @@ def test_every_process_has_a_log(engine: Engine) -> None:
 
 def test_a_second_one_on_the_same_data_is_refused(engine: Engine) -> None:
     done = overnight(
-        "up", "--upstream", engine.upstream.url, "--port", 0, "--data-dir", engine.data_folder
+        *("up", "--upstream", engine.upstream.url, "--port", 0),
+        *("--data-dir", engine.data_folder, "--ready-file", engine.ready_file),
     )
     assert done.returncode == 1
+    assert engine.ready_file.exists(), "it is the first one's"
     assert engine.process is not None
     assert f"(process {engine.process.pid})" in done.stderr
     assert "--data-dir" in done.stderr
@@ -222,6 +224,7 @@ def test_killed_it_leaves_nothing_behind_and_starts_again_with_the_same_key(tmp_
     said = (folder / "up.log").read_text()
     assert "export OPENAI_API_KEY=" in said
     assert key not in said, "what is not a terminal may be a log"
+    assert "does not answer yet" not in said
 
 
 @pytest.mark.skipif(os.getuid() == 0, reason="root may write anywhere")

@@ -12,13 +12,19 @@ import pytest
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 
+from cli.address import is_answered, settle_upstream, shown_url
+from cli.check import known_names
 from cli.console import FAILED, INTERRUPTED, USAGE, UsageError
+from cli.engine import _API_STOP_SECONDS, Engine
 from cli.main import COMMANDS, main
+from cli.processes.api import _GRACE_SECONDS
 from cli.processes.workers import DRAIN_SECONDS
 from cli.program import child_environment
+from cli.readyfile import ReadyFile
 from cli.revision import newest_revision
 from cli.run import SOME_FAILED, STATUS_OF, run
-from cli.up import settle_upstream
+from cli.simulator.hosting import simulated_server
+from cli.up import _key_for_export, _note_silence
 from tests.unit.test_supervisor import Listening
 from worker.settings import RunSettings
 
@@ -148,6 +154,33 @@ def test_check_names_everything_that_is_wrong_and_shows_no_secret(overnight: Ove
     assert "secret" not in done.stdout + done.stderr
 
 
+def test_check_points_out_a_variable_that_nothing_reads(overnight: Overnight) -> None:
+    done = overnight("check", OVERNIGHT_MAX_INFLIGHT="1", OVERNIGHT_QQ="", OVERNIGHT_MAX_LINES="7")
+    warnings = [line[16:] for line in done.stdout.splitlines() if line.startswith("! Settings")]
+    assert warnings == [
+        "OVERNIGHT_MAX_INFLIGHT is not a setting; did you mean OVERNIGHT_MAX_IN_FLIGHT?",
+        "OVERNIGHT_QQ is not a setting.",
+    ]
+
+
+def test_check_knows_every_setting_and_every_options_variable() -> None:
+    read = json.loads(
+        python(
+            "import json, sys, pydantic_settings; from cli.main import COMMANDS, load_command;"
+            "options = [p.envvar for name in COMMANDS for p in load_command(name).params];"
+            "classes = pydantic_settings.BaseSettings.__subclasses__();"
+            "fields = ['OVERNIGHT_' + field.upper() for each in classes"
+            " if each.__module__ in ('models.settings', 'worker.settings', 'api.settings')"
+            " for field in each.model_fields];"
+            "print(json.dumps([each for each in options if each] + fields))",
+            OVERNIGHT_REDIS_URL="redis://localhost:1/0",
+        )
+    )
+    ours = {name.removeprefix("OVERNIGHT_") for name in read if name.startswith("OVERNIGHT_")}
+    assert len(ours) > 30
+    assert ours <= known_names()
+
+
 @pytest.mark.parametrize(
     ("given", "taken"),
     [
@@ -166,10 +199,80 @@ def test_a_model_servers_url_is_understood_as_people_write_it(given: str, taken:
     assert bool(terminal.said) == (given.rstrip("/") != taken)
 
 
-@pytest.mark.parametrize("given", ["", "  ", "ftp://host/v1", "http://", "http://host/v1?key=x"])
+@pytest.mark.parametrize(
+    "given",
+    [
+        "",
+        "  ",
+        "ftp://host/v1",
+        "http://",
+        "http://host/v1?key=secret",
+        "http://[::1/v1",
+        "http://localhost:80a0/v1",
+        "http://localhost:0/v1",
+        "http://user:secret@host/v1",
+        "user:secret@host:8000",
+        "http://user:secret@[::1/v1",
+        "http://user:secret@host:80a0/v1",
+        "http://user:sec?secret@host/v1",
+    ],
+)
 def test_what_is_no_model_servers_url_is_refused(given: str) -> None:
-    with pytest.raises(UsageError):
+    with pytest.raises(UsageError) as caught:
         settle_upstream(given, Listening())
+    assert "sec" not in str(caught.value).replace("second", "")
+
+
+def test_a_key_in_the_model_servers_url_is_sent_elsewhere() -> None:
+    with pytest.raises(UsageError, match="OVERNIGHT_UPSTREAM_API_KEY"):
+        settle_upstream("http://user:pw@host/v1", Listening())
+
+
+def test_of_a_url_only_what_is_no_secret_is_shown() -> None:
+    assert shown_url("https://u:secret@host:1/a/v1?key=secret#secret") == "https://host:1/a/v1"
+
+
+def test_any_http_answer_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    # What is on this machine is asked without a proxy.
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    with simulated_server(api_key="key") as server:
+        assert is_answered(f"{server.url}/models", seconds=3)
+        assert is_answered(f"{server.url}/nowhere", seconds=3)
+    assert not is_answered(f"{server.url}/models", seconds=3)
+
+
+def test_a_model_server_that_is_silent_is_no_error() -> None:
+    terminal = Listening()
+    _note_silence("http://127.0.0.1:1/v1", terminal)
+    assert terminal.said == [
+        "Note: the model server does not answer yet at 127.0.0.1:1; requests wait until it does."
+    ]
+
+
+def test_the_keys_place_is_safe_to_paste_into_a_shell(tmp_path: Path) -> None:
+    key_file = tmp_path / "it's $(mine)" / "api-key"
+    key_file.parent.mkdir()
+    key_file.write_text("ovn-1\n")
+    engine = Engine(
+        base_url="", api_key="x", key_file=key_file, data_folder=tmp_path, logs=tmp_path
+    )
+    script = f'export KEY={_key_for_export(engine)}; printf %s "$KEY"'
+    assert subprocess.check_output(["sh", "-c", script], text=True) == "ovn-1"
+
+
+def test_only_a_ready_file_that_was_written_is_removed(tmp_path: Path) -> None:
+    path = tmp_path / "ready.json"
+    engine = Engine(base_url="", api_key="x", key_file=None, data_folder=tmp_path, logs=tmp_path)
+    first, second = ReadyFile(path), ReadyFile(path)
+    first.write(engine)
+    second.remove()
+    assert path.exists()
+    path.write_text("another's")
+    first.remove()
+    assert path.read_text() == "another's"
+    first.write(engine)
+    first.remove()
+    assert not path.exists()
 
 
 def test_the_newest_revision_is_the_one_that_alembic_finds() -> None:
@@ -180,6 +283,10 @@ def test_the_newest_revision_is_the_one_that_alembic_finds() -> None:
 
 def test_the_supervisor_knows_the_workers_drain_time() -> None:
     assert RunSettings.model_fields["drain_seconds"].default == DRAIN_SECONDS
+
+
+def test_the_supervisor_is_more_patient_than_the_api() -> None:
+    assert _API_STOP_SECONDS > _GRACE_SECONDS
 
 
 def test_run_documents_its_exit_statuses() -> None:
