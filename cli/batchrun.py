@@ -1,7 +1,7 @@
 """A batch from file to files: upload, create, watch, download; `overnight run` and `demo` tell it.
 
 Promises: a result file is whole or not there; a file of an earlier run never passes for one of
-this run.
+this run, nor is it touched before this one has results.
 """
 
 import asyncio
@@ -55,6 +55,12 @@ class BatchRun:
             await self._watch(client, progress)
             await _download(client, self.batch.get("output_file_id"), output)
             await _download(client, self.batch.get("error_file_id"), errors)
+            places = ((self.output, output), (self.errors, errors))
+            left_over = [path for path, file in places if file.seek(0, 2) == 0]
+        # Of a batch that failed its check nothing was run: what an earlier run left stays good.
+        if self.batch["status"] != "failed":
+            for path in left_over:
+                path.unlink(missing_ok=True)
         self.seconds = time.monotonic() - began
 
     async def _create(self, client: BatchClient, progress: ShowsProgress) -> None:
@@ -131,7 +137,7 @@ def open_source(source: Path) -> IO[bytes]:
 
 @contextmanager
 def _written_aside(path: Path) -> Iterator[IO[bytes]]:
-    """A file that takes its name when the block ends well. An empty one takes the name away."""
+    """A file that takes its name when the block ends well, unless it is empty."""
     part = path.with_name(f".{path.name}.part")
     try:
         file = part.open("w+b")
@@ -141,10 +147,7 @@ def _written_aside(path: Path) -> Iterator[IO[bytes]]:
         with file:
             yield file
             empty = file.seek(0, 2) == 0
-        if empty:
-            # One of that name would be an earlier run's.
-            path.unlink(missing_ok=True)
-        else:
+        if not empty:
             part.replace(path)
     finally:
         part.unlink(missing_ok=True)

@@ -7,7 +7,6 @@ wherever trying again cannot do a thing twice.
 
 import asyncio
 import email.utils
-import ipaddress
 import time
 from collections.abc import Awaitable, Callable
 from types import TracebackType
@@ -16,6 +15,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from cli.address import is_loopback
 from cli.console import CommandError, UsageError
 
 _TRIES = 6
@@ -88,7 +88,11 @@ class BatchClient:
     async def create(
         self, *, input_file_id: str, endpoint: str, window: str, metadata: dict[str, str]
     ) -> dict[str, Any]:
-        """Create the batch. Never sent twice, unless it surely did not arrive the first time."""
+        """Create the batch of a file that was uploaded for it alone.
+
+        Never sent twice, unless it surely was not done the first time. A 503 leaves that open (the
+        server may have lost its database in the very moment), so that the list of batches decides.
+        """
         body: dict[str, Any] = {
             "input_file_id": input_file_id,
             "endpoint": endpoint,
@@ -100,8 +104,30 @@ class BatchClient:
         async def send() -> httpx.Response:
             return await self._http.post(f"{self.base_url}/batches", json=body)
 
-        answer = await self._again_and_again(send, tries=_TRIES, repeatable=False)
-        return dict(answer.json())
+        tried = 0
+        while True:
+            tried += 1
+            try:
+                answer = await self._again_and_again(send, tries=_TRIES, repeatable=False)
+                return dict(answer.json())
+            except ServerSaidNo as error:
+                if error.status_code != httpx.codes.SERVICE_UNAVAILABLE or tried == _TRIES:
+                    raise
+                self._on_trouble(f"{error} Looking whether the batch was created.")
+            await asyncio.sleep(_pause_seconds(tried))
+            created = await self._newest_batch_of(input_file_id)
+            if created is not None:
+                return created
+
+    async def _newest_batch_of(self, input_file_id: str) -> dict[str, Any] | None:
+        async def send() -> httpx.Response:
+            return await self._http.get(f"{self.base_url}/batches", params={"limit": 100})
+
+        answer = await self._again_and_again(send, tries=_TRIES)
+        for batch in answer.json()["data"]:
+            if batch["input_file_id"] == input_file_id:
+                return dict(batch)
+        return None
 
     async def retrieve(self, batch_id: str) -> dict[str, Any]:
         """Read the batch. Patient without end: an outage does not end a batch, so not a watch."""
@@ -148,7 +174,7 @@ class BatchClient:
         tried = 0
         while True:
             tried += 1
-            wait = min(_FIRST_PAUSE_SECONDS * 2 ** min(tried - 1, 8), _LONGEST_PAUSE_SECONDS)
+            wait = _pause_seconds(tried)
             trouble: CommandError
             try:
                 answer = await send()
@@ -178,6 +204,10 @@ class BatchClient:
             await asyncio.sleep(wait)
 
 
+def _pause_seconds(tried: int) -> float:
+    return min(_FIRST_PAUSE_SECONDS * 2.0 ** min(tried - 1, 8), _LONGEST_PAUSE_SECONDS)
+
+
 def _may_pass(error: httpx.TransportError, *, repeatable: bool) -> bool:
     """Whether sending again may help, and cannot do a thing twice."""
     if isinstance(error, httpx.LocalProtocolError):
@@ -188,7 +218,7 @@ def _may_pass(error: httpx.TransportError, *, repeatable: bool) -> bool:
 def _is_busy(status_code: int, *, repeatable: bool) -> bool:
     """Whether this status says "not now"; of a request that must not be done twice, "not done"."""
     if not repeatable:
-        return status_code in {429, 503}
+        return status_code == httpx.codes.TOO_MANY_REQUESTS
     return status_code >= 500 or status_code in {408, 409, 425, 429}
 
 
@@ -220,13 +250,3 @@ def _asked_wait(answer: httpx.Response) -> float | None:
         pass
     when = email.utils.parsedate_tz(headers.get("retry-after", ""))
     return None if when is None else max(0.0, email.utils.mktime_tz(when) - time.time())
-
-
-def is_loopback(host: str) -> bool:
-    """Whether this host is the machine itself."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

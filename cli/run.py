@@ -8,14 +8,16 @@ command line is wrong; 130 stopped by Ctrl-C, the batch goes on.
 import asyncio
 import json
 import os
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import typer
 
+from cli.address import is_loopback
 from cli.batchrun import BatchRun, first_error
-from cli.client import BatchClient, is_loopback
+from cli.client import BatchClient
 from cli.console import INTERRUPTED, UsageError
 from cli.datafolder import default_data_folder, read_key
 from cli.progress import choose_progress, counts
@@ -91,8 +93,8 @@ def run(
     """
     job = BatchRun(
         source=source,
-        output=output or source.with_name(f"{source.stem}-output.jsonl"),
-        errors=errors or source.with_name(f"{source.stem}-errors.jsonl"),
+        output=output or _usual_place(source, "output"),
+        errors=errors or _usual_place(source, "errors"),
         endpoint=endpoint,
         window=completion_window,
         metadata=_pairs(metadata or []),
@@ -106,7 +108,7 @@ def run(
     key = choose_key(api_key, base_url or None)
     interrupted = asyncio.run(_run_until_signal(job, url, key, shows_progress=progress))
     if interrupted:
-        typer.echo(_how_to_go_on(job, url), err=True)
+        typer.echo(how_to_go_on(job, url), err=True)
         raise typer.Exit(INTERRUPTED)
     typer.echo(json.dumps(_outcome(job)) if as_json else summary(job))
     raise typer.Exit(exit_status(job.batch))
@@ -192,6 +194,10 @@ def _outcome(job: BatchRun) -> dict[str, Any]:
     }
 
 
+def _usual_place(source: Path, kind: str) -> Path:
+    return source.with_name(f"{source.stem}-{kind}.jsonl")
+
+
 def _pairs(given: list[str]) -> dict[str, str]:
     pairs = dict(each.partition("=")[::2] for each in given if "=" in each)
     if len(pairs) < len(given):
@@ -199,12 +205,20 @@ def _pairs(given: list[str]) -> dict[str, str]:
     return pairs
 
 
-def _how_to_go_on(job: BatchRun, base_url: str) -> str:
+def how_to_go_on(job: BatchRun, base_url: str) -> str:
+    """What somebody who has stopped watching may do next, as commands for a shell."""
     if job.batch_id is None:
         return "Stopped. No batch was created."
+    resume = ["overnight", "run", str(job.source), "--resume", job.batch_id]
+    if base_url != LOCAL_BASE_URL:
+        resume += ["--base-url", base_url]
+    if job.output != _usual_place(job.source, "output"):
+        resume += ["-o", str(job.output)]
+    if job.errors != _usual_place(job.source, "errors"):
+        resume += ["-e", str(job.errors)]
+    cancel = shlex.quote(f"{base_url.rstrip('/')}/batches/{job.batch_id}/cancel")
     return (
         "Stopped watching; the batch goes on."
-        f"\n  watch and download  overnight run {job.source} --resume {job.batch_id}"
-        '\n  cancel              curl -X POST -H "Authorization: Bearer $OPENAI_API_KEY"'
-        f" {base_url}/batches/{job.batch_id}/cancel"
+        f"\n  watch and download  {shlex.join(resume)}"
+        f'\n  cancel              curl -X POST -H "Authorization: Bearer $OPENAI_API_KEY" {cancel}'
     )

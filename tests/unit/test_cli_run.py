@@ -14,7 +14,7 @@ from cli.batchrun import BatchRun, first_error, read_endpoint
 from cli.client import BatchClient
 from cli.console import CommandError, UsageError
 from cli.progress import Lines, Silence
-from cli.run import choose_key, exit_status, summary
+from cli.run import LOCAL_BASE_URL, choose_key, exit_status, how_to_go_on, summary
 
 URL = "http://server.example/v1"
 LINE = '{"custom_id": "1", "method": "POST", "url": "/v1/embeddings", "body": {}}\n'
@@ -50,6 +50,7 @@ class Server:
         self.requests: list[httpx.Request] = []
         self._script = {
             "upload": [httpx.Response(200, json={"id": "file-1"})],
+            "list": [httpx.Response(200, json={"data": []})],
             "create": [httpx.Response(200, json=batch("validating"))],
             "retrieve": [httpx.Response(200, json=batch(output_file_id="file-2"))],
             "content": [httpx.Response(200, content=OUTPUT)],
@@ -74,7 +75,9 @@ class Server:
             return "content"
         if path.endswith("/files"):
             return "upload"
-        return "create" if path.endswith("/batches") else "retrieve"
+        if path.endswith("/batches"):
+            return "create" if request.method == "POST" else "list"
+        return "retrieve"
 
     def steps(self) -> list[str]:
         return [self.step(request) for request in self.requests]
@@ -127,6 +130,28 @@ async def test_a_creation_that_surely_failed_is_tried_again(job: BatchRun) -> No
     assert server.steps().count("create") == 3
 
 
+OTHERS = batch(input_file_id="file-0") | {"id": "batch_0"}
+
+
+async def test_a_creation_in_doubt_is_looked_for(job: BatchRun) -> None:
+    made = batch("validating", input_file_id="file-1")
+    server = Server(
+        create=[httpx.Response(503)], list=[httpx.Response(200, json={"data": [OTHERS, made]})]
+    )
+    await server.run(job)
+    assert job.batch_id == "batch_1"
+    assert server.steps() == ["upload", "create", "list", "retrieve", "content"]
+
+
+async def test_a_creation_in_doubt_that_is_not_there_is_tried_again(job: BatchRun) -> None:
+    server = Server(
+        create=[httpx.Response(503), httpx.Response(200, json=batch("validating"))],
+        list=[httpx.Response(503), httpx.Response(200, json={"data": [OTHERS]})],
+    )
+    await server.run(job)
+    assert server.steps()[:5] == ["upload", "create", "list", "list", "create"]
+
+
 async def test_a_refusal_is_in_the_servers_words(job: BatchRun) -> None:
     body = {"error": {"message": "Incorrect API key provided", "code": "invalid_api_key"}}
     server = Server(upload=[httpx.Response(401, json=body)])
@@ -177,6 +202,12 @@ async def test_an_earlier_runs_errors_do_not_stay(job: BatchRun) -> None:
     job.errors.write_text("from last night\n")
     await Server().run(job)
     assert not job.errors.exists()
+
+
+async def test_a_batch_that_fails_its_check_leaves_earlier_results_alone(job: BatchRun) -> None:
+    job.output.write_text("from last night\n")
+    await Server(retrieve=[httpx.Response(200, json=batch("failed"))]).run(job)
+    assert job.output.read_text() == "from last night\n"
 
 
 async def test_results_that_cannot_be_kept_are_noticed_before_anything_is_sent(
@@ -263,6 +294,18 @@ def test_the_key_is_chosen_for_the_server(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert choose_key(None, "https://api.openai.com/v1") is None
     monkeypatch.setenv("OVERNIGHT_API_KEY", "first, second")
     assert choose_key(None, None) == "first"
+
+
+def test_the_hint_repeats_what_is_not_usual() -> None:
+    job = BatchRun(
+        source=Path("a b.jsonl"),
+        output=Path("a b-output.jsonl"),
+        errors=Path("a b-errors.jsonl"),
+        batch_id="batch_1",
+    )
+    assert "overnight run 'a b.jsonl' --resume batch_1\n" in how_to_go_on(job, LOCAL_BASE_URL)
+    job.output, job.errors = Path("out.jsonl"), Path("err.jsonl")
+    assert f"batch_1 --base-url {URL} -o out.jsonl -e err.jsonl\n" in how_to_go_on(job, URL)
 
 
 def test_lines_tell_counts_rate_and_time_left(capsys: pytest.CaptureFixture[str]) -> None:
