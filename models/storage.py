@@ -229,7 +229,7 @@ async def read_places(
 
 
 class PlacedLine(NamedTuple):
-    r"""A line of a file: its number (from 1), where it begins, and its bytes without the `\n` that ends it."""
+    r"""A line of a file: its number (from 1), where it begins, its bytes without the `\n` at the end."""
 
     line_no: int
     offset: int
