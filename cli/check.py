@@ -32,9 +32,9 @@ _SETTINGS: tuple[type[BaseSettings], ...] = (
     ControlSettings,
 )
 _PREFIX = "OVERNIGHT_"
-# What no settings class reads: the commands' own, and what docker-compose.yml reads from the same
+# What no settings class reads: what the commands do, and what docker-compose.yml reads from the same
 # .env file that it hands to the containers.
-_OTHER_NAMES = frozenset({"DATA_DIR", "LOG_LEVEL"})
+_OTHER_NAMES = frozenset({"DATA_DIR", "HOST", "LOG_LEVEL", "PORT"})
 _NAMES_OF_COMPOSE = frozenset({"BIND", "ENV_FILE", "STOP_GRACE", "VERSION"})
 
 
