@@ -54,7 +54,8 @@ def _set_up_logging(loglevel: int | str | None = None, **_: Any) -> None:  # Cel
     )
     # One line for every bell answered says nothing; what the stages did, they say themselves.
     for name in ("celery.worker.strategy", "celery.app.trace", "celery.beat"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+        logger = logging.getLogger(name)
+        logger.setLevel(max(logger.getEffectiveLevel(), logging.WARNING))
     logging.getLogger("celery.worker.consumer.consumer").addFilter(_is_news)
 
 
