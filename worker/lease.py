@@ -57,7 +57,7 @@ _CLAIM_SHARD = text(
           AND (shards.state = 'queued'
                OR (shards.state = 'running' AND shards.lease_until <= now()
                    AND pg_postmaster_start_time() < now() - make_interval(secs => :lease_seconds)))
-        ORDER BY load.busy, batches.expires_at, shards.pk
+        ORDER BY batches.pk = :passed_over, load.busy, batches.expires_at, shards.pk
         LIMIT 1
         FOR UPDATE OF shards SKIP LOCKED
     )
@@ -76,13 +76,15 @@ _CLAIM_SHARD = text(
 
 
 async def claim_shard(
-    database: Database, *, owner: str, lease_seconds: float
+    database: Database, *, owner: str, lease_seconds: float, passed_over: int = 0
 ) -> ClaimedShard | None:
-    """Take the lease of the most urgent runnable shard, if there is one."""
+    """Take the lease of the most urgent runnable shard, if there is one.
+
+    One of the batch `passed_over` only if no other batch has any.
+    """
+    values = {"owner": owner, "lease_seconds": lease_seconds, "passed_over": passed_over}
     async with database.begin() as session:
-        row = (
-            await session.execute(_CLAIM_SHARD, {"owner": owner, "lease_seconds": lease_seconds})
-        ).one_or_none()
+        row = (await session.execute(_CLAIM_SHARD, values)).one_or_none()
         if row is None:
             return None
         answered: set[int] = set()

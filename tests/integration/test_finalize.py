@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select, text, update
+from sqlalchemy import delete, func, select, text, update
 
 from cli.simulator import SimulatedServer
 from models import Batch, File, FileChunk, Shard
@@ -521,6 +521,22 @@ async def test_the_input_may_have_been_deleted_meanwhile(runtime: Runtime) -> No
         await session.execute(update(File).values(deleted_at=func.now()))
     batch = await ended(runtime, batch, BatchStatus.CANCELLING)
     assert len(await all_lines_of(runtime.database, batch)) == 12
+
+
+async def test_an_input_that_has_lost_bytes_does_not_keep_its_batch_from_ending(
+    runtime: Runtime, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What was answered is delivered, and every line has its place."""
+    batch = await partly_run(runtime, succeeded=range(1, 4))
+    async with runtime.database.begin() as session:
+        await session.execute(delete(FileChunk).where(FileChunk.file_pk == batch.input_file_pk))
+    batch = await ended(runtime, batch, BatchStatus.FINALIZING)
+    assert batch.status == BatchStatus.EXPIRED
+    assert numbers(await lines_of(runtime.database, batch.output_file_id)) == [1, 2, 3]
+    errors = await lines_of(runtime.database, batch.error_file_id)
+    assert [line["id"] for line in errors] == [request_id(batch.id, n) for n in range(4, 13)]
+    assert {line["custom_id"] for line in errors} == {""}
+    assert "has lost chunks" in caplog.text
 
 
 async def test_lines_grouped_otherwise_than_in_file_order(runtime: Runtime) -> None:

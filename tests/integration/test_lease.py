@@ -19,6 +19,7 @@ from worker.lease import (
     claim_batch,
     claim_shard,
     close_shard,
+    others_wait,
     release_batch,
     renew_batch,
 )
@@ -155,6 +156,30 @@ async def test_among_equals_the_one_that_ends_first_comes_first(database: Databa
     order = [(await claimed(database)) for _ in range(4)]
     assert [shard.batch_pk for shard in order] == [soon.pk, late.pk, soon.pk, late.pk]
     assert [shard.lines[0][0] for shard in order] == [1, 1, 4, 4]
+
+
+async def test_a_batch_that_has_made_room_comes_last(database: Database) -> None:
+    soon = await running_batch(database, shards=2, window=timedelta(hours=2))
+    late = await running_batch(database, shards=1)
+    order = [
+        await claim_shard(database, owner="me", lease_seconds=2, passed_over=soon.pk)
+        for _ in range(3)
+    ]
+    assert [shard and shard.batch_pk for shard in order] == [late.pk, soon.pk, soon.pk]
+
+
+async def test_whether_another_batch_waits(database: Database) -> None:
+    mine = await running_batch(database, shards=2)
+    assert not await others_wait(database, mine.pk)
+    for status in BatchStatus:
+        if status is not BatchStatus.IN_PROGRESS:
+            await make_shard(database, await make_batch(database, status=status))
+    at_work = await make_batch(database, status=BatchStatus.IN_PROGRESS)
+    await make_shard(database, at_work, state=ShardState.RUNNING)
+    await make_shard(database, at_work, no=1, state=ShardState.DONE)
+    assert not await others_wait(database, mine.pk)
+    await running_batch(database)
+    assert await others_wait(database, mine.pk)
 
 
 async def test_a_shard_that_is_being_claimed_is_passed_over(database: Database) -> None:

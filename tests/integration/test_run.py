@@ -426,6 +426,47 @@ async def test_another_model_s_success_says_nothing(
     assert [line["error"] for line in results.values()] == [None] * 5
 
 
+async def test_a_shard_all_of_whose_lines_fail_makes_room_for_other_batches(
+    runtime: Runtime, model_server: SimulatedServer
+) -> None:
+    """Even where there is one slot only, and the batch that fails is the more urgent one."""
+    runtime = with_settings(runtime, stall_seconds=0.2)
+    model_server.settings.fail_marker = '"down"'
+    model_server.settings.fail_status = 503
+    lines = [
+        input_line(n, body={"model": "down", "messages": [{"role": "user", "content": f"d {n}"}]})
+        for n in range(1, 6)
+    ]
+    down = await started_batch(runtime, json_lines(*lines), window=dt.timedelta(hours=1))
+    slot = asyncio.create_task(run_shards(runtime))
+    # Alone, it keeps its place.
+    await wait_until(lambda: len(model_server.calls()) > 100)
+    assert (await shards_of(runtime.database, down))[0].claims == 1
+    well = await started_batch(runtime, input_file(12))
+
+    async def has_finished() -> bool:
+        return (await reload(runtime.database, well)).status == BatchStatus.FINALIZING
+
+    await wait_until(has_finished)
+    [shard] = await shards_of(runtime.database, down)
+    assert (shard.succeeded, shard.failed) == (0, 0)
+    model_server.settings.fail_marker = None
+    await asyncio.wait_for(slot, timeout=30)
+    assert await count_results(runtime.database, down) == 5
+    assert runtime.limiter.in_flight == 0
+
+
+async def test_an_outage_is_said_once(
+    runtime: Runtime, model_server: SimulatedServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    model_server.settings.outage = True
+    running = asyncio.create_task(finished(runtime, await started_batch(runtime, input_file(5))))
+    await wait_until(lambda: len(model_server.calls()) > 20)
+    model_server.settings.outage = False
+    await running
+    assert caplog.text.count("the model server fails (503)") == 1
+
+
 async def test_no_more_calls_are_in_flight_than_allowed(
     runtime: Runtime, model_server: SimulatedServer
 ) -> None:
@@ -788,25 +829,3 @@ async def test_a_shard_whose_results_are_all_there_is_just_closed(
         await session.execute(update(Shard).values(succeeded=5, claims=1))
     await finished(runtime, batch)
     assert model_server.stats().calls == 0
-
-
-async def test_a_batch_whose_model_is_away_makes_room_for_others(
-    runtime: Runtime, model_server: SimulatedServer
-) -> None:
-    """Its shards hold every slot and get nowhere; a shard of another batch must not wait for them."""
-    runtime.run_settings.stall_seconds = 0.2
-    model_server.settings.outage = True
-    stuck = await started_batch(runtime, input_file(3))
-    slot = asyncio.create_task(run_shards(runtime))
-    await asyncio.sleep(0.5)
-    assert not slot.done(), "nobody else waits, so it goes on trying"
-
-    other = await started_batch(runtime, input_file(2))
-    await asyncio.wait_for(slot, timeout=10)
-
-    [shard] = await shards_of(runtime.database, stuck)
-    assert shard.state == "queued"
-    model_server.settings.outage = False
-    await asyncio.wait_for(run_shards(runtime), timeout=10)
-    assert (await reload(runtime.database, other)).status == BatchStatus.FINALIZING
-    assert runtime.limiter.in_flight == 0

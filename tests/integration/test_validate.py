@@ -293,6 +293,26 @@ async def test_too_many_lines(runtime: Runtime) -> None:
     await assert_failed(runtime.database, batch, error("too_many_tasks", message))
 
 
+async def test_too_many_embedding_inputs(runtime: Runtime) -> None:
+    """They are counted over all lines: a text, texts, tokens, or arrays of tokens."""
+    limited = small(runtime, max_embedding_inputs=8)
+    url = Endpoint.EMBEDDINGS.value
+    inputs = ["one", ["two", 'th"re,e'], [4, 4, 4], [[5, 5], [6]]]
+    lines = [
+        input_line(number, url=url, body={"model": "m", "input": given})
+        for number, given in enumerate(inputs, start=1)
+    ]
+    batch = await validated(limited, json_lines(*lines), endpoint=url)
+    assert batch.status == BatchStatus.IN_PROGRESS
+    more = input_line(9, url=url, body={"model": "m", "input": ["seven", "eight", "nine"]})
+    batch = await validated(limited, json_lines(*lines, more), endpoint=url)
+    message = (
+        "The input file contains too many embedding inputs. A batch can have at most 8"
+        " embedding inputs over all its requests."
+    )
+    await assert_failed(runtime.database, batch, error("too_many_tasks", message))
+
+
 async def test_too_long_a_line(runtime: Runtime) -> None:
     limited = small(runtime, max_line_bytes=1000)
     long = input_line(2, body={"model": "m", "messages": ["x" * 1000]})

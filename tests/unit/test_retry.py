@@ -2,7 +2,11 @@
 
 import pytest
 
+from models.lines import Endpoint
+from models.settings import UpstreamSettings
 from worker.retry import Blame, Neighbours, backoff_seconds
+from worker.runtime import neighbours_for
+from worker.settings import RunSettings
 
 
 @pytest.mark.parametrize("failures", [1, 2, 3, 4, 5])
@@ -87,3 +91,25 @@ def test_a_success_of_long_ago_says_nothing_about_now() -> None:
     neighbours.succeeded(1)
     assert charge(neighbours, Blame.UNCLEAR, now=600)
     assert not charge(neighbours, Blame.UNCLEAR, now=601)
+
+
+def test_an_outage_is_reported_at_most_once_a_minute() -> None:
+    neighbours = Neighbours()
+    times = [100.0, 101.0, 159.0, 160.0, 161.0, 220.0]
+    assert [neighbours.should_report(now) for now in times] == [
+        True,
+        False,
+        False,
+        True,
+        False,
+        True,
+    ]
+
+
+@pytest.mark.parametrize(("timeout", "seconds"), [(10, 600), (600, 4200)])
+def test_evidence_outlasts_the_tries_of_a_line_that_times_out(timeout: int, seconds: int) -> None:
+    upstream = UpstreamSettings.model_validate(
+        {"upstream_url": "http://m/v1", "call_timeout_seconds": timeout}
+    )
+    neighbours = neighbours_for(RunSettings(), upstream)[Endpoint.EMBEDDINGS, "m"]
+    assert neighbours.recent_seconds == seconds

@@ -183,6 +183,17 @@ async def test_no_error_of_the_network_comes_out(error: type[httpx.TransportErro
     assert "prompt" not in outcome.message
 
 
+async def test_not_even_the_unforeseen_comes_out(caplog: pytest.LogCaptureFixture) -> None:
+    def handler(_: httpx.Request) -> httpx.Response:
+        message = "the prompt is in here"
+        raise ZeroDivisionError(message)
+
+    outcome = await send(handler)
+    assert (outcome.verdict, outcome.code) == (Verdict.TRANSIENT, "internal_error")
+    assert "ZeroDivisionError at " in caplog.text
+    assert "prompt" not in caplog.text + outcome.message
+
+
 @pytest.mark.parametrize(
     ("error", "blame", "code"),
     [

@@ -45,19 +45,29 @@ async def run_shards(runtime: Runtime) -> None:
     A bell wakes an idle slot; a slot that is at work needs none, and so goes on when the broker is
     away. (One bell a shard was tried: Celery hears of a free thread only when it next looks.)
     """
+    passed_over = 0
     while not runtime.draining.is_set():
         shard = await claim_shard(
-            runtime.database, owner=runtime.owner, lease_seconds=runtime.run_settings.lease_seconds
+            runtime.database,
+            owner=runtime.owner,
+            lease_seconds=runtime.run_settings.lease_seconds,
+            passed_over=passed_over,
         )
-        # A shard that ended undone is not taken up again at once, lest a fault spin: the sweep rings.
-        if shard is None or not await _finish(runtime, shard):
+        if shard is None:
             return
+        run = ShardRun(runtime, shard)
+        is_done = await _finish(runtime, run)
+        # A shard that ended undone is not taken up again at once, lest a fault spin: the sweep rings.
+        if not is_done and not run.has_made_room:
+            return
+        passed_over = shard.batch_pk if run.has_made_room else 0
 
 
-async def _finish(runtime: Runtime, shard: ClaimedShard) -> bool:
+async def _finish(runtime: Runtime, run: "ShardRun") -> bool:
     """Work on a claimed shard, give it back and see to what follows; say whether it is done."""
+    shard = run.shard
     try:
-        await ShardRun(runtime, shard).run()
+        await run.run()
     finally:
         is_done = await close_shard(runtime.database, shard)
     if not is_done:
@@ -79,8 +89,9 @@ class ShardRun:
     """
 
     def __init__(self, runtime: Runtime, shard: ClaimedShard) -> None:
+        self.shard = shard
+        self.has_made_room = False
         self._runtime = runtime
-        self._shard = shard
         self._settings = runtime.run_settings
         self._neighbours = runtime.neighbours[shard.endpoint, shard.model]
         self._feeder: asyncio.Task[None] | None = None
@@ -103,7 +114,7 @@ class ShardRun:
 
     async def run(self) -> None:
         """Call every pending line; return when nothing is in flight and all results are written."""
-        self._later(self._shard.seconds_left, self._abort)
+        self._later(self.shard.seconds_left, self._abort)
         watches = [
             asyncio.create_task(self._stop_when_draining()),
             asyncio.create_task(self._stop_when_stalled()),
@@ -125,8 +136,8 @@ class ShardRun:
     async def _feed(self) -> None:
         """Begin a call for each pending line, as slots become free."""
         async with self._runtime.database.begin() as session:
-            file = await session.get_one(File, self._shard.input_file_pk)
-        async for line_no, raw in read_places(self._runtime.database, file, self._shard.lines):
+            file = await session.get_one(File, self.shard.input_file_pk)
+        async for line_no, raw in read_places(self._runtime.database, file, self.shard.lines):
             while self._recorder.is_behind:  # noqa: ASYNC110  # it ends by the clock too
                 await asyncio.sleep(self._settings.record_seconds)
             await self._runtime.limiter.acquire()
@@ -146,14 +157,14 @@ class ShardRun:
 
     async def _run_line(self, line_no: int, raw: bytes) -> None:
         """Call one line until its outcome is final, and record it; begins with a slot taken."""
-        key = request_id(self._shard.batch_id, line_no)
+        key = request_id(self.shard.batch_id, line_no)
         try:
             line = decode_input_line(raw)
             outcome = await self._call(line_no, line, key)
             row = self._render(line_no, line.custom_id, key, outcome)
         except Exception as error:  # noqa: BLE001  # one line's fault must not be its shard's
             log.error(  # noqa: TRY400  # the traceback's words may hold a prompt
-                "batch %s: line %s: %s", self._shard.batch_id, line_no, describe(error)
+                "batch %s: line %s: %s", self.shard.batch_id, line_no, describe(error)
             )
             row = self._render(line_no, custom_id_of(raw), key, _INTERNAL_ERROR)
         self._recorder.add(row)
@@ -166,7 +177,7 @@ class ShardRun:
         while True:
             successes_before = neighbours.successes
             outcome = await self._runtime.upstream.send(
-                self._shard.endpoint, body, idempotency_key=key
+                self.shard.endpoint, body, idempotency_key=key
             )
             now = self._runtime.clock()
             if outcome.verdict is not Verdict.TRANSIENT:
@@ -179,7 +190,7 @@ class ShardRun:
             charged += is_own
             self._note_failure(outcome, is_own=is_own)
             if charged >= self._settings.line_max_tries:
-                log.info("batch %s: line %s given up", self._shard.batch_id, line_no)
+                log.info("batch %s: line %s given up", self.shard.batch_id, line_no)
                 return outcome
             await self._wait_for_next_try(failures, outcome)
 
@@ -227,7 +238,7 @@ class ShardRun:
                 custom_id=custom_id,
                 status_code=outcome.status_code,
                 response_id=outcome.response_id
-                or fallback_response_id(self._shard.batch_id, line_no),
+                or fallback_response_id(self.shard.batch_id, line_no),
                 body=outcome.body,
             )
         return Row(line_no, outcome.verdict is Verdict.SUCCEEDED, line, outcome.usage)
@@ -254,8 +265,9 @@ class ShardRun:
                 and self._runtime.clock() - self._progress_at > seconds
             )
             with contextlib.suppress(SQLAlchemyError, OSError):
-                if is_stalled and await others_wait(self._runtime.database, self._shard.batch_pk):
-                    log.info("batch %s: a shard makes room for other batches", self._shard.batch_id)
+                if is_stalled and await others_wait(self._runtime.database, self.shard.batch_pk):
+                    log.info("batch %s: a shard makes room for other batches", self.shard.batch_id)
+                    self.has_made_room = True
                     self._stop(self._settings.drain_seconds)
                     return
 
