@@ -16,7 +16,10 @@ _STATEMENT_TIMEOUT = "60s"
 
 
 def run_migrations() -> None:
-    """Bring the database of `OVERNIGHT_DATABASE_URL` (or of the configuration's `database_url` attribute) to the asked revision."""
+    """Bring the database to the asked revision.
+
+    The one of the configuration's `database_url` attribute, or else of `OVERNIGHT_DATABASE_URL`.
+    """
     override = context.config.attributes.get("database_url")
     url = override or DatabaseSettings().database_url.get_secret_value()
     engine = create_engine(url, poolclass=pool.NullPool)
