@@ -3,10 +3,10 @@
 import asyncio
 import datetime as dt
 import email.utils
-import gc
 import json
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -36,6 +36,7 @@ from tests.fixtures.runtime import (
     upstream_settings_for,
     wait_until,
 )
+from worker.lease import claim_shard
 from worker.limiter import Limiter
 from worker.runtime import Runtime
 from worker.stages.run import ShardRun, run_shards
@@ -763,30 +764,33 @@ async def test_an_input_that_cannot_be_read_gives_the_shard_back(
 
 
 class TrippingLimiter(Limiter):
-    """Has the run aborted just between the taking of the third slot and its task's first step."""
+    """Lets something happen just between the taking of the third slot and its task's first step."""
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self) -> None:
         super().__init__(100)
+        self.trip: Callable[[], None] | None = None
         self._taken = 0
-        self._runtime = runtime
 
     async def acquire(self) -> None:
         await super().acquire()
         self._taken += 1
-        if self._taken == 3:
-            runs = [run for run in gc.get_objects() if isinstance(run, ShardRun)]
-            asyncio.get_running_loop().call_soon(runs[0]._abort)
+        if self._taken == 3 and self.trip is not None:
+            asyncio.get_running_loop().call_soon(self.trip)
 
 
 async def test_a_line_that_is_aborted_before_it_began_gives_its_slot_back(
     runtime: Runtime,
 ) -> None:
-    runtime = replace(runtime, limiter=TrippingLimiter(runtime))
+    limiter = TrippingLimiter()
+    runtime = replace(runtime, limiter=limiter)
     batch = await started_batch(runtime, input_file(5))
-    await asyncio.wait_for(run_shards(runtime), timeout=10)
-    assert runtime.limiter.in_flight == 0
-    [shard] = await shards_of(runtime.database, batch)
-    assert shard.state == "queued"
+    shard = await claim_shard(runtime.database, owner="me", lease_seconds=2)
+    assert shard is not None
+    run = ShardRun(runtime, shard)
+    limiter.trip = run._abort
+    await asyncio.wait_for(run.run(), timeout=10)
+    assert limiter.in_flight == 0
+    assert await count_results(runtime.database, batch) == 0
 
 
 async def test_no_prompt_and_no_completion_is_logged(
