@@ -7,6 +7,7 @@ every scenario has been run, at its full size; otherwise the table is only print
 """
 
 import argparse
+import os
 import signal
 import sys
 import tempfile
@@ -26,7 +27,7 @@ def main() -> None:
     parser.add_argument("scenarios", nargs="*", metavar="|".join(SCENARIOS), default=[])
     parser.add_argument("--lines", type=int, default=FULL_LINES, help="lines a file")
     parser.add_argument("--repeat", type=int, default=1, help="runs of each; the median counts")
-    parser.add_argument("--workers", type=int, default=1, help="run workers of Overnight")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="run workers")
     parser.add_argument("--dry-run", action="store_true", help="print, but leave the page alone")
     chosen = parser.parse_args()
     names = list(dict.fromkeys(chosen.scenarios)) or list(SCENARIOS)
