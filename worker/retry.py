@@ -20,10 +20,10 @@ class Blame(Enum):
     """The server asks for patience (429, or 503 with `Retry-After`). Never the line's fault."""
 
     AWAY = auto()
-    """The server, or what stands before it, could not be reached (refused, 502, 503, 504)."""
+    """The server, or what stands before it, could not be reached (refused, 502, 503)."""
 
     UNCLEAR = auto()
-    """A 500, a time-out, a cut or broken answer: this line's doing, or the server's."""
+    """A 500, a time-out (or a gateway's 504), a cut or broken answer: the line's doing, or the server's."""
 
 
 @dataclass(slots=True)

@@ -120,7 +120,7 @@ def _user_agent() -> str:
 
 
 _RETRIED = frozenset({408, 409, 429})
-_AWAY = frozenset({502, 503, 504})
+_AWAY = frozenset({502, 503})
 
 
 def _outcome_of_error(error: httpx.TransportError) -> Outcome:

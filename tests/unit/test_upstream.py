@@ -95,7 +95,7 @@ async def test_other_answers_are_final(status: int) -> None:
         (501, Blame.UNCLEAR),
         (502, Blame.AWAY),
         (503, Blame.AWAY),
-        (504, Blame.AWAY),
+        (504, Blame.UNCLEAR),
         (520, Blame.UNCLEAR),
         (599, Blame.UNCLEAR),
     ],
