@@ -8,6 +8,7 @@ TCP); a statement ends within `database_statement_seconds`.
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
+import psycopg  # noqa: F401  # half a second, which else every forked worker takes at its first task
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
 from models.settings import DatabaseSettings

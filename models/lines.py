@@ -172,24 +172,27 @@ class LineChecker:
         return None
 
 
+_ABSENT = msgspec.Raw()
+
+
 class _Line(msgspec.Struct):
     """The members of a line, unparsed."""
 
-    custom_id: msgspec.Raw = msgspec.Raw()
-    method: msgspec.Raw = msgspec.Raw()
-    url: msgspec.Raw = msgspec.Raw()
-    body: msgspec.Raw = msgspec.Raw()
+    custom_id: msgspec.Raw = _ABSENT
+    method: msgspec.Raw = _ABSENT
+    url: msgspec.Raw = _ABSENT
+    body: msgspec.Raw = _ABSENT
 
 
 class _Body(msgspec.Struct):
     """The members of a body that are looked at, unparsed."""
 
-    model: msgspec.Raw = msgspec.Raw()
-    stream: msgspec.Raw = msgspec.Raw()
-    background: msgspec.Raw = msgspec.Raw()
-    messages: msgspec.Raw = msgspec.Raw()
-    input: msgspec.Raw = msgspec.Raw()
-    prompt: msgspec.Raw = msgspec.Raw()
+    model: msgspec.Raw = _ABSENT
+    stream: msgspec.Raw = _ABSENT
+    background: msgspec.Raw = _ABSENT
+    messages: msgspec.Raw = _ABSENT
+    input: msgspec.Raw = _ABSENT
+    prompt: msgspec.Raw = _ABSENT
 
 
 _decode_line = msgspec.json.Decoder(_Line).decode
@@ -207,11 +210,14 @@ def _members(raw: bytes, decode: Callable[[bytes], msgspec.Struct]) -> dict[str,
         RecursionError: it is nested too deeply.
     """
     found = decode(raw)
-    return {
-        name: value if value[:1] in {b"{", b"["} else msgspec.json.decode(value)
-        for name in found.__struct_fields__
-        if (value := bytes(getattr(found, name)))
-    }
+    members: dict[str, Any] = {}
+    for name in found.__struct_fields__:
+        value = getattr(found, name)
+        if value is not _ABSENT:
+            written = bytes(value)
+            is_built = not written.startswith((b"{", b"["))
+            members[name] = msgspec.json.decode(written) if is_built else written
+    return members
 
 
 def _is_object(value: object) -> bool:

@@ -6,16 +6,12 @@ dies before it, the batch is validated again; after it, the sweep rings for its 
 
 from dataclasses import dataclass, field
 
-from sqlalchemy import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.batch import Batch
 from models.database import Database
 from models.lifecycle import BatchStatus
 from models.queries import advance
-from models.shard import Shard
-
-_ROWS_AN_INSERT = 50
 
 
 @dataclass(slots=True)
@@ -67,16 +63,29 @@ async def start_batch(
 
 
 async def _insert_shards(session: AsyncSession, batch_pk: int, pieces: list[_Piece]) -> None:
+    connection = await session.connection()
     rows = [
         {
             "batch_pk": batch_pk,
             "no": no,
-            "line_numbers": piece.line_numbers,
-            "offsets": piece.offsets,
-            "lengths": piece.lengths,
+            "line_numbers": _array(piece.line_numbers),
+            "offsets": _array(piece.offsets),
+            "lengths": _array(piece.lengths),
             "size": len(piece.line_numbers),
         }
         for no, piece in enumerate(pieces)
     ]
-    for start in range(0, len(rows), _ROWS_AN_INSERT):
-        await session.execute(insert(Shard), rows[start : start + _ROWS_AN_INSERT])
+    if rows:
+        await connection.exec_driver_sql(_INSERT, rows)
+
+
+_INSERT = """
+    INSERT INTO shards (batch_pk, no, line_numbers, offsets, lengths, size)
+    VALUES (%(batch_pk)s, %(no)s, %(line_numbers)s::text::int[], %(offsets)s::text::bigint[],
+            %(lengths)s::text::int[], %(size)s)
+"""
+
+
+def _array(numbers: list[int]) -> str:
+    """An array as Postgres writes it: psycopg would turn number by number, for half a second in all."""
+    return "{" + ",".join(map(str, numbers)) + "}"
