@@ -4,9 +4,11 @@ import logging
 from typing import Any
 
 from celery import bootsteps
+from celery.concurrency import thread
 from celery.signals import (
     setup_logging,
     worker_process_shutdown,
+    worker_ready,
     worker_shutdown,
     worker_shutting_down,
 )
@@ -14,7 +16,7 @@ from celery.worker.consumer.consumer import CONNECTION_ERROR
 
 from models.settings import BrokerSettings
 from worker.queue import SWEEP, make_celery
-from worker.runtime import drain_process, stop_process
+from worker.runtime import drain_process, loop_thread, stop_process
 from worker.settings import ControlSettings
 from worker.tasks import register_tasks
 
@@ -62,6 +64,13 @@ def _set_up_logging(loglevel: int | str | None = None, **_: Any) -> None:  # Cel
 def _is_news(record: logging.LogRecord) -> bool:
     """Celery reports every try to connect, in three lines; the first one of an outage is enough."""
     return not (record.msg == CONNECTION_ERROR and "(1/" not in record.getMessage())
+
+
+@worker_ready.connect  # type: ignore[untyped-decorator]
+def _start_loop(sender: Any, **_: Any) -> None:
+    """Threads pool: start the loop now, and not when the first shard is waiting for it."""
+    if isinstance(sender.pool, thread.TaskPool):
+        loop_thread()
 
 
 @worker_shutting_down.connect  # type: ignore[untyped-decorator]
