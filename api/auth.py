@@ -1,4 +1,4 @@
-"""Bearer keys.
+"""Bearer keys: those of the settings, which open the default project, and those in the database.
 
 Promises: how long the comparison takes tells nothing about a key; a key is never logged, and echoed
 only masked; it is judged before a byte of the body is read.
@@ -11,6 +11,8 @@ from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from api.errors import Unauthorized
+from api.services import keys
+from models.project import DEFAULT_CALLER, Caller
 
 _MISSING = "Missing bearer or basic authentication in header"
 _INCORRECT = (
@@ -19,26 +21,34 @@ _INCORRECT = (
 )
 _SHOWN_START, _SHOWN_END, _SHORT = 8, 4, 20
 
-_bearer = HTTPBearer(auto_error=False, description="A key from `OVERNIGHT_API_KEY`.")
+_bearer = HTTPBearer(
+    auto_error=False,
+    description="A key of `overnight keys create`, or one from `OVERNIGHT_API_KEY`.",
+)
 
 
 async def authenticate(
     request: Request,
     credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
-) -> None:
-    """Let the request pass if it carries an accepted key.
+) -> Caller:
+    """The project whose key the request carries.
 
     Raises:
-        Unauthorized: it carries none, or a wrong one.
+        Unauthorized: it carries none, or one that is wrong, revoked or expired.
     """
     if credentials is None or not credentials.credentials:
         raise Unauthorized(_MISSING)
-    given = credentials.credentials.encode()
+    key = credentials.credentials
     accepted: list[bytes] = request.app.state.keys
     # Compared with every key, so that the time does not tell which one it resembles.
-    matches = [hmac.compare_digest(given, key) for key in accepted]
-    if not any(matches):
-        raise Unauthorized(_INCORRECT.format(key=mask(credentials.credentials)), "invalid_api_key")
+    matches = [hmac.compare_digest(key.encode(), each) for each in accepted]
+    caller = DEFAULT_CALLER if any(matches) else await keys.find(request.app.state.database, key)
+    if caller is None:
+        raise Unauthorized(_INCORRECT.format(key=mask(key)), "invalid_api_key")
+    return caller
+
+
+CallerDep = Annotated[Caller, Depends(authenticate)]
 
 
 def mask(key: str) -> str:

@@ -6,7 +6,25 @@ Importing the package loads every table, so that Alembic and a reader see them t
 from models.base import Base
 from models.batch import Batch
 from models.file import File, FileChunk
+from models.idempotency import IdempotencyKey
+from models.project import ApiKey, Project
 from models.result import Result
 from models.shard import Shard
+from models.upload import MultipartUpload, UploadPart
+from models.webhook import WebhookDelivery, WebhookEndpoint
 
-__all__ = ["Base", "Batch", "File", "FileChunk", "Result", "Shard"]
+__all__ = [
+    "ApiKey",
+    "Base",
+    "Batch",
+    "File",
+    "FileChunk",
+    "IdempotencyKey",
+    "MultipartUpload",
+    "Project",
+    "Result",
+    "Shard",
+    "UploadPart",
+    "WebhookDelivery",
+    "WebhookEndpoint",
+]

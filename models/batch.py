@@ -7,11 +7,22 @@ refuses any change to a row whose status is final.
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, CheckConstraint, Index, Integer, Text, func, text
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    ForeignKey,
+    Index,
+    Integer,
+    Text,
+    func,
+    text,
+)
 from sqlalchemy.orm import Mapped, mapped_column
 
 from models.base import Base, PrimaryKey
 from models.lifecycle import BatchStatus
+from models.project import DEFAULT_PROJECT_PK
 
 _KNOWN = ", ".join(f"'{status}'" for status in BatchStatus)
 
@@ -27,6 +38,10 @@ class Batch(Base):
 
     pk: Mapped[PrimaryKey]
     id: Mapped[str] = mapped_column(Text, unique=True)
+    # The default is for processes of the release before, while both are there.
+    project_pk: Mapped[int] = mapped_column(
+        ForeignKey("projects.pk"), server_default=str(DEFAULT_PROJECT_PK)
+    )
     endpoint: Mapped[str] = mapped_column(Text)
     completion_window: Mapped[str] = mapped_column(Text)
     input_file_id: Mapped[str] = mapped_column(Text)
@@ -44,6 +59,10 @@ class Batch(Base):
     total: Mapped[int] = mapped_column(Integer, server_default="0")
     completed: Mapped[int] = mapped_column(Integer, server_default="0")
     failed: Mapped[int] = mapped_column(Integer, server_default="0")
+    # Of the prompts, by a stated approximation: what counts against a project's limit while it runs.
+    enqueued_tokens: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    # The batch whose failed lines this one tries again.
+    retry_of: Mapped[str | None] = mapped_column(Text)
     usage: Mapped[dict[str, int] | None] = mapped_column(JSON(none_as_null=True))
 
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
@@ -56,6 +75,8 @@ class Batch(Base):
     cancelling_at: Mapped[datetime | None]
     cancelled_at: Mapped[datetime | None]
 
+    # While set, no shard of the batch is claimed; its window goes on.
+    paused_at: Mapped[datetime | None]
     lease_owner: Mapped[str | None] = mapped_column(Text)
     lease_until: Mapped[datetime | None]
 
@@ -88,7 +109,7 @@ class Batch(Base):
             "completed >= 0 AND failed >= 0 AND completed + failed <= total", name="counts_sane"
         ),
         CheckConstraint("(lease_owner IS NULL) = (lease_until IS NULL)", name="lease_whole"),
-        Index("ix_batches_newest", text("created_at DESC"), text("pk DESC")),
+        Index("ix_batches_newest", "project_pk", text("created_at DESC"), text("pk DESC")),
         # What the sweep and the claim look for: batches that have not ended.
         Index(
             "ix_batches_open",

@@ -12,6 +12,7 @@ from sqlalchemy import CheckConstraint, ForeignKey, Index, Integer, LargeBinary,
 from sqlalchemy.orm import Mapped, mapped_column
 
 from models.base import Base, BigInt, PrimaryKey
+from models.project import DEFAULT_PROJECT_PK
 
 
 class FileStatus(StrEnum):
@@ -28,6 +29,10 @@ class File(Base):
 
     pk: Mapped[PrimaryKey]
     id: Mapped[str] = mapped_column(Text, unique=True)
+    # The default is for processes of the release before, while both are there.
+    project_pk: Mapped[int] = mapped_column(
+        ForeignKey("projects.pk"), server_default=str(DEFAULT_PROJECT_PK)
+    )
     purpose: Mapped[str] = mapped_column(Text)
     filename: Mapped[str] = mapped_column(Text)
     bytes: Mapped[BigInt] = mapped_column(server_default="0")
@@ -45,6 +50,7 @@ class File(Base):
         # The list, newest first (and, read backwards, oldest first).
         Index(
             "ix_files_visible_newest",
+            "project_pk",
             "created_at",
             "pk",
             postgresql_where=text("status = 'processed' AND deleted_at IS NULL"),

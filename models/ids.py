@@ -22,12 +22,22 @@ _BASE62 = string.ascii_letters + string.digits
 
 def new_file_id() -> FileId:
     """`file-` and 22 base-62 characters (about 131 random bits)."""
-    return FileId("file-" + "".join(secrets.choice(_BASE62) for _ in range(22)))
+    return FileId("file-" + _letters(22))
 
 
 def new_batch_id() -> BatchId:
     """`batch_` and 32 hexadecimal digits."""
     return BatchId("batch_" + secrets.token_hex(16))
+
+
+def new_project_id() -> str:
+    """`proj_` and 24 base-62 characters."""
+    return "proj_" + _letters(24)
+
+
+def new_key_id() -> str:
+    """`key_` and 16 base-62 characters: a name for a key, not a part of it."""
+    return "key_" + _letters(16)
 
 
 def could_be_id(text: str) -> bool:
@@ -43,6 +53,10 @@ def request_id(batch_id: str, line_no: int) -> str:
 def fallback_response_id(batch_id: str, line_no: int) -> str:
     """A UUID for `response.request_id`, for an upstream that sends no `x-request-id`."""
     return str(uuid.UUID(_digest(batch_id, line_no)))
+
+
+def _letters(count: int) -> str:
+    return "".join(secrets.choice(_BASE62) for _ in range(count))
 
 
 def _digest(batch_id: str, line_no: int) -> str:

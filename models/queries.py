@@ -61,10 +61,11 @@ def counted_batches() -> Select[Batch, int, int]:
     )
 
 
-def file_is_visible() -> ColumnElement[bool]:
-    """The condition that a client can see a file: whole, not deleted, not past its expiry."""
+def file_is_visible(project_pk: int) -> ColumnElement[bool]:
+    """The condition that a project can see a file: its own, whole, not deleted, not past its expiry."""
     return (
-        (File.status == FileStatus.PROCESSED)
+        (File.project_pk == project_pk)
+        & (File.status == FileStatus.PROCESSED)
         & File.deleted_at.is_(None)
         & or_(File.expires_at.is_(None), File.expires_at > func.now())
     )

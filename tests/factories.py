@@ -6,11 +6,13 @@ from typing import Any
 
 from sqlalchemy import insert
 
-from models import Batch, File, Result, Shard
+from models import ApiKey, Batch, File, Project, Result, Shard
 from models.database import Database
-from models.ids import new_batch_id, new_file_id
+from models.ids import new_batch_id, new_file_id, new_key_id, new_project_id
+from models.keys import new_key
 from models.lifecycle import BatchStatus, ShardState
 from models.lines import Endpoint
+from models.project import Caller
 from models.storage import open_upload
 
 _PASSED = {
@@ -60,6 +62,31 @@ async def make_file(
     upload = await open_upload(database, file)
     await upload.write(input_file() if content is None else content)
     return await upload.publish(**values)
+
+
+async def make_project(database: Database, name: str = "other", **values: Any) -> Caller:
+    """A project that is not the default one, as its keys' requests see it."""
+    columns = {"id": new_project_id(), "name": name} | values
+    async with database.begin() as session:
+        made = await session.scalar(insert(Project).values(columns).returning(Project))
+    assert made is not None
+    return Caller(made.pk, made.id)
+
+
+async def make_key(database: Database, caller: Caller, **values: Any) -> str:
+    """A key of a project: its text."""
+    key = new_key()
+    columns = {
+        "id": new_key_id(),
+        "project_pk": caller.project_pk,
+        "lookup": key.lookup,
+        "salt": key.salt,
+        "digest": key.digest,
+        "hint": key.hint,
+    }
+    async with database.begin() as session:
+        await session.execute(insert(ApiKey).values(columns | values))
+    return key.text
 
 
 async def make_batch(

@@ -2,6 +2,7 @@
 
 from fastapi import APIRouter
 
+from api.auth import CallerDep
 from api.deps import BellDep, CreateBatchBody, DatabaseDep, SettingsDep
 from api.openapi import CREATE_BATCH_BODY
 from api.params import ListBatchesQuery
@@ -13,26 +14,34 @@ router = APIRouter(prefix="/v1/batches", tags=["batches"])
 
 @router.post("", openapi_extra=CREATE_BATCH_BODY)
 async def create_batch(
-    body: CreateBatchBody, database: DatabaseDep, bell: BellDep, settings: SettingsDep
+    body: CreateBatchBody,
+    database: DatabaseDep,
+    caller: CallerDep,
+    bell: BellDep,
+    settings: SettingsDep,
 ) -> wire.Batch:
     """Create a batch from an uploaded file."""
     window = settings.windows()[body.completion_window]
-    return await batches.create(database, bell=bell, request=body, window=window)
+    return await batches.create(database, caller, bell=bell, request=body, window=window)
 
 
 @router.get("")
-async def list_batches(query: ListBatchesQuery, database: DatabaseDep) -> wire.BatchList:
+async def list_batches(
+    query: ListBatchesQuery, database: DatabaseDep, caller: CallerDep
+) -> wire.BatchList:
     """List batches, newest first."""
-    return await batches.list_(database, query=query)
+    return await batches.list_(database, caller, query=query)
 
 
 @router.get("/{batch_id}")
-async def get_batch(batch_id: str, database: DatabaseDep) -> wire.Batch:
+async def get_batch(batch_id: str, database: DatabaseDep, caller: CallerDep) -> wire.Batch:
     """Show a batch."""
-    return await batches.get(database, batch_id=batch_id)
+    return await batches.get(database, caller, batch_id=batch_id)
 
 
 @router.post("/{batch_id}/cancel")
-async def cancel_batch(batch_id: str, database: DatabaseDep, bell: BellDep) -> wire.Batch:
+async def cancel_batch(
+    batch_id: str, database: DatabaseDep, caller: CallerDep, bell: BellDep
+) -> wire.Batch:
     """Cancel a batch. Lines that have finished are kept."""
-    return await batches.cancel(database, bell=bell, batch_id=batch_id)
+    return await batches.cancel(database, caller, bell=bell, batch_id=batch_id)

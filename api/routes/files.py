@@ -4,6 +4,7 @@ from functools import partial
 
 from fastapi import APIRouter, Request, Response
 
+from api.auth import CallerDep
 from api.content import content_response
 from api.deps import DatabaseDep, SettingsDep
 from api.multipart import read_form
@@ -16,33 +17,39 @@ router = APIRouter(prefix="/v1/files", tags=["files"])
 
 
 @router.post("", openapi_extra=UPLOAD_FORM)
-async def upload_file(request: Request, database: DatabaseDep, settings: SettingsDep) -> wire.File:
+async def upload_file(
+    request: Request, database: DatabaseDep, caller: CallerDep, settings: SettingsDep
+) -> wire.File:
     """Upload a file."""
     form = read_form(request, max_file_bytes=settings.max_bytes_of(None))
-    return await uploads.upload(database, form=form, settings=settings)
+    return await uploads.upload(database, caller, form=form, settings=settings)
 
 
 @router.get("")
-async def list_files(query: ListFilesQuery, database: DatabaseDep) -> wire.FileList:
+async def list_files(
+    query: ListFilesQuery, database: DatabaseDep, caller: CallerDep
+) -> wire.FileList:
     """List files, newest first unless asked otherwise."""
-    return await files.list_(database, query=query)
+    return await files.list_(database, caller, query=query)
 
 
 @router.get("/{file_id}")
-async def get_file(file_id: str, database: DatabaseDep) -> wire.File:
+async def get_file(file_id: str, database: DatabaseDep, caller: CallerDep) -> wire.File:
     """Show a file."""
-    return await files.get(database, file_id=file_id)
+    return await files.get(database, caller, file_id=file_id)
 
 
 @router.delete("/{file_id}")
-async def delete_file(file_id: str, database: DatabaseDep) -> wire.FileDeleted:
+async def delete_file(file_id: str, database: DatabaseDep, caller: CallerDep) -> wire.FileDeleted:
     """Delete a file."""
-    return await files.delete(database, file_id=file_id)
+    return await files.delete(database, caller, file_id=file_id)
 
 
 @router.head("/{file_id}/content", include_in_schema=False)
 @router.get("/{file_id}/content", response_class=Response)
-async def get_file_content(file_id: str, request: Request, database: DatabaseDep) -> Response:
+async def get_file_content(
+    file_id: str, request: Request, database: DatabaseDep, caller: CallerDep
+) -> Response:
     """Download a file, or one range of its bytes."""
-    file = await files.open_content(database, file_id=file_id)
+    file = await files.open_content(database, caller, file_id=file_id)
     return content_response(request, file, partial(files.read, database, file))

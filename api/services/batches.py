@@ -1,12 +1,12 @@
 """Batches: create, show, list, cancel.
 
-Promises: a batch is in the database before its caller hears of it, and before anybody is rung; of a
-cancel and a stage that race, the life cycle decides who wins.
+Promises: nobody learns of another project's batch; a batch is in the database before its caller hears
+of it, and before anybody is rung; of a cancel and a stage that race, the life cycle decides who wins.
 """
 
 from datetime import datetime, timedelta
 
-from sqlalchemy import func, insert, select, tuple_
+from sqlalchemy import ColumnElement, func, insert, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.bell import Bell, ring
@@ -17,13 +17,14 @@ from models.errors import BatchNotCancellable, BatchNotFound, InvalidParameter
 from models.ids import could_be_id, new_batch_id
 from models.lifecycle import BatchStatus
 from models.lines import MAX_ECHO
+from models.project import Caller
 from models.queries import advance, counted_batches
 
 _CANCELLED = {BatchStatus.CANCELLING, BatchStatus.CANCELLED}
 
 
 async def create(
-    database: Database, *, bell: Bell, request: CreateBatch, window: timedelta
+    database: Database, caller: Caller, *, bell: Bell, request: CreateBatch, window: timedelta
 ) -> wire.Batch:
     """Accept a batch. Its input is looked at later, when it is validated."""
     expiry = request.output_expires_after
@@ -32,6 +33,7 @@ async def create(
             insert(Batch)
             .values(
                 id=new_batch_id(),
+                project_pk=caller.project_pk,
                 endpoint=request.endpoint,
                 completion_window=request.completion_window,
                 input_file_id=request.input_file_id,
@@ -47,33 +49,37 @@ async def create(
     return shown
 
 
-async def get(database: Database, *, batch_id: str) -> wire.Batch:
+async def get(database: Database, caller: Caller, *, batch_id: str) -> wire.Batch:
     """Show a batch.
 
     Raises:
         BatchNotFound: there is none with this id.
     """
     async with database.begin() as session:
-        return await _show(session, batch_id)
+        return await _show(session, caller, batch_id)
 
 
-async def list_(database: Database, *, query: ListBatches) -> wire.BatchList:
+async def list_(database: Database, caller: Caller, *, query: ListBatches) -> wire.BatchList:
     """Show a page of batches, newest first.
 
     Raises:
         InvalidParameter: `after` names no batch.
     """
-    statement = counted_batches().order_by(Batch.created_at.desc(), Batch.pk.desc())
+    statement = (
+        counted_batches()
+        .where(Batch.project_pk == caller.project_pk)
+        .order_by(Batch.created_at.desc(), Batch.pk.desc())
+    )
     async with database.begin() as session:
         if query.after is not None:
-            cursor = await _place_of(session, query.after)
+            cursor = await _place_of(session, caller, query.after)
             statement = statement.where(tuple_(Batch.created_at, Batch.pk) < cursor)
         found = (await session.execute(statement.limit(query.limit + 1))).all()
     page = [wire.Batch.of(*row) for row in found[: query.limit]]
     return wire.BatchList.of(page, has_more=bool(page) and len(found) > query.limit)
 
 
-async def cancel(database: Database, *, bell: Bell, batch_id: str) -> wire.Batch:
+async def cancel(database: Database, caller: Caller, *, bell: Bell, batch_id: str) -> wire.Batch:
     """Stop a batch; asking again changes nothing.
 
     Raises:
@@ -81,11 +87,11 @@ async def cancel(database: Database, *, bell: Bell, batch_id: str) -> wire.Batch
         BatchNotCancellable: it has ended otherwise, or is writing its files.
     """
     async with database.begin() as session:
-        batch_pk = (await _find(session, batch_id)).pk
+        batch_pk = (await _find(session, caller, batch_id)).pk
         moved = await advance(session, batch_pk, BatchStatus.CANCELLING)
         # Read again in any case: it may have moved between the look and the step.
         session.expire_all()
-        shown = await _show(session, batch_id)
+        shown = await _show(session, caller, batch_id)
         if not moved and shown.status not in _CANCELLED:
             raise BatchNotCancellable(shown.status)
     if moved:
@@ -93,28 +99,32 @@ async def cancel(database: Database, *, bell: Bell, batch_id: str) -> wire.Batch
     return shown
 
 
-async def _show(session: AsyncSession, batch_id: str) -> wire.Batch:
+async def _show(session: AsyncSession, caller: Caller, batch_id: str) -> wire.Batch:
     row = None
     if could_be_id(batch_id):
-        statement = counted_batches().where(Batch.id == batch_id)
+        statement = counted_batches().where(_is_theirs(caller, batch_id))
         row = (await session.execute(statement)).one_or_none()
     if row is None:
         raise BatchNotFound(batch_id[:MAX_ECHO])
     return wire.Batch.of(*row)
 
 
-async def _find(session: AsyncSession, batch_id: str) -> Batch:
+async def _find(session: AsyncSession, caller: Caller, batch_id: str) -> Batch:
     found = None
     if could_be_id(batch_id):
-        found = await session.scalar(select(Batch).where(Batch.id == batch_id))
+        found = await session.scalar(select(Batch).where(_is_theirs(caller, batch_id)))
     if found is None:
         raise BatchNotFound(batch_id[:MAX_ECHO])
     return found
 
 
-async def _place_of(session: AsyncSession, after: str) -> tuple[datetime, int]:
+def _is_theirs(caller: Caller, batch_id: str) -> ColumnElement[bool]:
+    return (Batch.id == batch_id) & (Batch.project_pk == caller.project_pk)
+
+
+async def _place_of(session: AsyncSession, caller: Caller, after: str) -> tuple[datetime, int]:
     try:
-        batch = await _find(session, after)
+        batch = await _find(session, caller, after)
     except BatchNotFound as error:
         message = f"Invalid 'after': no batch found with id '{error.batch_id}'."
         raise InvalidParameter(message, param="after", code="invalid_value") from None

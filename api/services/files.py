@@ -16,6 +16,7 @@ from models.errors import FileNotFound, InvalidParameter, PurposeNotReadable
 from models.file import FileStatus
 from models.ids import could_be_id
 from models.lines import MAX_ECHO
+from models.project import Caller
 from models.queries import file_is_visible
 from models.storage import read_range
 
@@ -23,17 +24,17 @@ _FEW = 250
 _UNREADABLE_PURPOSES = {"assistants", "user_data"}
 
 
-async def get(database: Database, *, file_id: str) -> wire.File:
+async def get(database: Database, caller: Caller, *, file_id: str) -> wire.File:
     """Show a file.
 
     Raises:
         FileNotFound: there is no such file, or no more.
     """
     async with database.begin() as session:
-        return wire.File.of(await _find(session, file_id))
+        return wire.File.of(await _find(session, caller, file_id))
 
 
-async def list_(database: Database, *, query: ListFiles) -> wire.FileList:
+async def list_(database: Database, caller: Caller, *, query: ListFiles) -> wire.FileList:
     """Show a page of files.
 
     Raises:
@@ -41,7 +42,7 @@ async def list_(database: Database, *, query: ListFiles) -> wire.FileList:
     """
     place = tuple_(File.created_at, File.pk)
     newest_first = query.order == "desc"
-    statement = select(File).where(file_is_visible()).limit(query.limit + 1)
+    statement = select(File).where(file_is_visible(caller.project_pk)).limit(query.limit + 1)
     statement = (
         statement.order_by(File.created_at.desc(), File.pk.desc())
         if newest_first
@@ -49,7 +50,7 @@ async def list_(database: Database, *, query: ListFiles) -> wire.FileList:
     )
     async with database.begin() as session:
         if query.after is not None:
-            cursor = await _place_of(session, query.after)
+            cursor = await _place_of(session, caller, query.after)
             statement = statement.where(place < cursor if newest_first else place > cursor)
         if query.purpose is not None:
             # What could be no purpose is asked of nobody: Postgres refuses a NUL.
@@ -68,7 +69,7 @@ async def _a_few_at_a_time(session: AsyncSession, statement: Select[File]) -> As
             yield file
 
 
-async def delete(database: Database, *, file_id: str) -> wire.FileDeleted:
+async def delete(database: Database, caller: Caller, *, file_id: str) -> wire.FileDeleted:
     """Hide a file for good; its bytes go when no batch needs them.
 
     Raises:
@@ -77,7 +78,7 @@ async def delete(database: Database, *, file_id: str) -> wire.FileDeleted:
     async with database.begin() as session:
         deleted = await session.scalar(
             update(File)
-            .where(File.id == _asked(file_id), file_is_visible())
+            .where(File.id == _asked(file_id), file_is_visible(caller.project_pk))
             .values(deleted_at=func.now())
             .returning(File.id)
         )
@@ -86,7 +87,7 @@ async def delete(database: Database, *, file_id: str) -> wire.FileDeleted:
     return wire.FileDeleted(id=deleted)
 
 
-async def open_content(database: Database, *, file_id: str) -> File:
+async def open_content(database: Database, caller: Caller, *, file_id: str) -> File:
     """A file whose content may be read.
 
     Raises:
@@ -94,7 +95,7 @@ async def open_content(database: Database, *, file_id: str) -> File:
         PurposeNotReadable: its purpose forbids it.
     """
     async with database.begin() as session:
-        file = await _find(session, file_id)
+        file = await _find(session, caller, file_id)
     if file.purpose in _UNREADABLE_PURPOSES:
         raise PurposeNotReadable(file.purpose)
     return file
@@ -105,19 +106,23 @@ def read(database: Database, file: File, start: int, stop: int) -> AsyncIterator
     return read_range(database, file, start, stop)
 
 
-async def _find(session: AsyncSession, file_id: str) -> File:
-    found = await session.scalar(select(File).where(File.id == _asked(file_id), file_is_visible()))
+async def _find(session: AsyncSession, caller: Caller, file_id: str) -> File:
+    found = await session.scalar(
+        select(File).where(File.id == _asked(file_id), file_is_visible(caller.project_pk))
+    )
     if found is None:
         raise FileNotFound(file_id[:MAX_ECHO])
     return found
 
 
-async def _place_of(session: AsyncSession, after: str) -> tuple[datetime, int]:
+async def _place_of(session: AsyncSession, caller: Caller, after: str) -> tuple[datetime, int]:
     # A deleted file keeps its place, so that a client may delete the files of a page and go on.
     row = None
     if could_be_id(after):
         statement = select(File.created_at, File.pk).where(
-            File.id == after, File.status == FileStatus.PROCESSED
+            File.id == after,
+            File.project_pk == caller.project_pk,
+            File.status == FileStatus.PROCESSED,
         )
         row = (await session.execute(statement)).one_or_none()
     if row is None:

@@ -21,6 +21,7 @@ from models.database import Database
 from models.errors import FileTooLarge, InvalidParameter, NotJsonLines
 from models.ids import new_file_id
 from models.lines import MAX_ECHO
+from models.project import Caller
 from models.storage import Upload, open_upload
 
 log = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ _MAX_FILENAME = 255
 
 
 async def upload(
-    database: Database, *, form: AsyncIterator[Part], settings: ApiSettings
+    database: Database, caller: Caller, *, form: AsyncIterator[Part], settings: ApiSettings
 ) -> wire.File:
     """Store the file of a form and make it visible.
 
@@ -39,7 +40,7 @@ async def upload(
         FileTooLarge: the file is larger than its purpose allows.
         NotJsonLines: its purpose is batch, and it is no such file.
     """
-    intake = _Intake(database, settings)
+    intake = _Intake(database, caller, settings)
     try:
         async for part in form:
             if part.name == "file":
@@ -55,8 +56,9 @@ async def upload(
 class _Intake:
     """What has arrived of one form."""
 
-    def __init__(self, database: Database, settings: ApiSettings) -> None:
+    def __init__(self, database: Database, caller: Caller, settings: ApiSettings) -> None:
         self._database = database
+        self._caller = caller
         self._settings = settings
         self._purpose: str | None = None
         self._expiry: dict[str, str] = {}
@@ -78,7 +80,12 @@ class _Intake:
         if self._upload is not None:
             message = "Only one 'file' can be uploaded in one request."
             raise InvalidParameter(message, param="file", code="invalid_value")
-        file = File(id=new_file_id(), purpose="", filename=_tidy(part.filename))
+        file = File(
+            id=new_file_id(),
+            project_pk=self._caller.project_pk,
+            purpose="",
+            filename=_tidy(part.filename),
+        )
         self._upload = await open_upload(self._database, file)
         async for piece in part:
             if self._purpose in {None, "batch"}:

@@ -111,8 +111,8 @@ async def _write_and_close(runtime: Runtime, batch: Batch) -> BatchStatus | None
         retention = (
             batch.output_expires_after_seconds or runtime.control_settings.output_retention_seconds
         )
-        output = _OutputFile(session, f"{batch.id}_output.jsonl", retention)
-        errors = _OutputFile(session, f"{batch.id}_error.jsonl", retention)
+        output = _OutputFile(session, batch, f"{batch.id}_output.jsonl", retention)
+        errors = _OutputFile(session, batch, f"{batch.id}_error.jsonl", retention)
         async for succeeded, line in _results(session, batch.pk, pages):
             await (output if succeeded else errors).write(line)
         missing = await _missing_places(session, batch, answered)
@@ -260,11 +260,14 @@ async def _totals(session: AsyncSession, batch_pk: int) -> _Totals:
 class _OutputFile:
     """A file that comes into being with its first line, in the session's transaction."""
 
-    def __init__(self, session: AsyncSession, filename: str, retention_seconds: int) -> None:
+    def __init__(
+        self, session: AsyncSession, batch: Batch, filename: str, retention_seconds: int
+    ) -> None:
         self._session = session
         self._encoder = ChunkEncoder()
         self._file = File(
             id=new_file_id(),
+            project_pk=batch.project_pk,
             purpose="batch_output",
             filename=filename,
             chunk_bytes=CHUNK_BYTES,

@@ -64,7 +64,11 @@ async def _take_input(session: AsyncSession, batch: Batch) -> File | None:
     """The input file, pinned to the batch so that its bytes stay; `None` if it cannot be one."""
     file = await session.scalar(
         select(File)
-        .where(File.id == batch.input_file_id, File.purpose == "batch", file_is_visible())
+        .where(
+            File.id == batch.input_file_id,
+            File.purpose == "batch",
+            file_is_visible(batch.project_pk),
+        )
         # A purge of the file waits, and then sees that a batch needs it.
         .with_for_update(read=True)
     )

@@ -1,0 +1,183 @@
+"""Projects: what belongs to one is not there for another, in the very words of what never was."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import select, update
+
+from models import ApiKey, Project
+from models.database import Database
+from models.lifecycle import BatchStatus
+from tests.answers import ok, refusal
+from tests.factories import input_file, make_batch, make_file, make_key, make_project
+from tests.fixtures.client import API_KEY
+
+PAST = datetime.now(UTC) - timedelta(seconds=1)
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {key}"}
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/v1/files/{file}"),
+        ("DELETE", "/v1/files/{file}"),
+        ("GET", "/v1/files/{file}/content"),
+        ("GET", "/v1/files?after={file}"),
+        ("GET", "/v1/batches/{batch}"),
+        ("POST", "/v1/batches/{batch}/cancel"),
+        ("GET", "/v1/batches?after={batch}"),
+    ],
+)
+async def test_another_projects_object_is_not_found(
+    api_client: httpx.AsyncClient, database: Database, method: str, path: str
+) -> None:
+    file, batch = await make_file(database), await make_batch(database)
+    other = bearer(await make_key(database, await make_project(database)))
+    theirs = path.format(file=file.id, batch=batch.id)
+    nobodys = path.format(file="file-nobodys", batch="batch_nobodys")
+
+    answers = [await api_client.request(method, url, headers=other) for url in (theirs, nobodys)]
+
+    texts = [
+        answer.text.replace(file.id, "file-nobodys").replace(batch.id, "batch_nobodys")
+        for answer in answers
+    ]
+    assert answers[0].status_code == answers[1].status_code
+    assert answers[0].status_code in {400, 404}
+    assert texts[0] == texts[1]
+    # Nothing was done to it either.
+    assert ok(await api_client.get(f"/v1/files/{file.id}"))["id"] == file.id
+    assert ok(await api_client.get(f"/v1/batches/{batch.id}"))["status"] == "validating"
+
+
+async def test_lists_hold_only_what_is_ones_own(
+    api_client: httpx.AsyncClient, database: Database
+) -> None:
+    other = await make_project(database)
+    key = bearer(await make_key(database, other))
+    mine = await make_file(database), await make_batch(database)
+    file = await make_file(database, project_pk=other.project_pk)
+    batch = await make_batch(database, project_pk=other.project_pk)
+
+    def ids(answer: httpx.Response) -> list[str]:
+        return [entry["id"] for entry in ok(answer)["data"]]
+
+    assert ids(await api_client.get("/v1/files")) == [mine[0].id]
+    assert ids(await api_client.get("/v1/batches")) == [mine[1].id]
+    assert ids(await api_client.get("/v1/files", headers=key)) == [file.id]
+    assert ids(await api_client.get("/v1/batches", headers=key)) == [batch.id]
+
+
+async def test_what_a_key_makes_belongs_to_its_project(
+    api_client: httpx.AsyncClient, database: Database
+) -> None:
+    key = bearer(await make_key(database, await make_project(database)))
+    form: dict[str, Any] = {"data": {"purpose": "batch"}, "files": {"file": input_file()}}
+    file = ok(await api_client.post("/v1/files", headers=key, **form))
+    body = {
+        "input_file_id": file["id"],
+        "endpoint": "/v1/chat/completions",
+        "completion_window": "24h",
+    }
+    batch = ok(await api_client.post("/v1/batches", headers=key, json=body))
+
+    ok(await api_client.get(f"/v1/files/{file['id']}", headers=key))
+    ok(await api_client.get(f"/v1/batches/{batch['id']}", headers=key))
+    assert (await api_client.get(f"/v1/files/{file['id']}")).status_code == 404
+    assert (await api_client.get(f"/v1/batches/{batch['id']}")).status_code == 404
+
+
+@pytest.mark.parametrize("values", [{"revoked_at": PAST}, {"expires_at": PAST}])
+async def test_a_key_that_has_ended(
+    api_client: httpx.AsyncClient, database: Database, values: dict[str, datetime]
+) -> None:
+    key = await make_key(database, await make_project(database), **values)
+    answer = await api_client.get("/v1/files", headers=bearer(key))
+    assert answer.status_code == 401
+    assert answer.json()["error"]["code"] == "invalid_api_key"
+    assert key not in answer.text
+
+
+async def test_keys_of_an_archived_project(
+    api_client: httpx.AsyncClient, database: Database
+) -> None:
+    key = await make_key(database, await make_project(database, archived_at=PAST))
+    assert (await api_client.get("/v1/files", headers=bearer(key))).status_code == 401
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda key: key[:-1] + ("a" if key[-1] != "a" else "b"),
+        lambda key: key[:-1],
+        lambda key: key + "a",
+        lambda key: key.swapcase(),
+    ],
+)
+async def test_nearly_a_key(
+    api_client: httpx.AsyncClient, database: Database, change: Callable[[str], str]
+) -> None:
+    key = await make_key(database, await make_project(database))
+    ok(await api_client.get("/v1/files", headers=bearer(key)))
+    assert (await api_client.get("/v1/files", headers=bearer(change(key)))).status_code == 401
+
+
+async def test_the_text_of_a_key_is_not_kept(database: Database) -> None:
+    key = await make_key(database, await make_project(database))
+    async with database.begin() as session:
+        row = await session.scalar(select(ApiKey))
+    assert row is not None
+    kept = repr([getattr(row, column.name) for column in ApiKey.__table__.columns])
+    assert key not in kept
+    assert key.rpartition("-")[2] not in kept
+
+
+async def test_the_last_use_is_noted(api_client: httpx.AsyncClient, database: Database) -> None:
+    caller = await make_project(database)
+    key = await make_key(database, caller)
+
+    async def last_used_at() -> datetime | None:
+        async with database.begin() as session:
+            return await session.scalar(
+                select(ApiKey.last_used_at).where(ApiKey.project_pk == caller.project_pk)
+            )
+
+    assert await last_used_at() is None
+    ok(await api_client.get("/v1/files", headers=bearer(key)))
+    first = await last_used_at()
+    assert first is not None
+    # Not at every request: that would be a write for each poll.
+    ok(await api_client.get("/v1/files", headers=bearer(key)))
+    assert await last_used_at() == first
+    async with database.begin() as session:
+        await session.execute(update(ApiKey).values(last_used_at=first - timedelta(hours=1)))
+    ok(await api_client.get("/v1/files", headers=bearer(key)))
+    assert (await last_used_at() or first) > first
+
+
+async def test_the_default_project_is_there(database: Database) -> None:
+    async with database.begin() as session:
+        project = await session.scalar(select(Project))
+    assert project is not None
+    assert (project.pk, project.id, project.name) == (1, "proj_default", "default")
+
+
+async def test_keys_of_the_settings_need_no_database(
+    api_client: httpx.AsyncClient, database: Database
+) -> None:
+    batch = await make_batch(database, status=BatchStatus.COMPLETED)
+    shown = ok(await api_client.get(f"/v1/batches/{batch.id}", headers=bearer(API_KEY)))
+    refusal(
+        await api_client.get("/v1/files", headers=bearer("sk-on-short")),
+        401,
+        "Incorrect API key provided: ****. You can find your API key at"
+        " https://platform.openai.com/account/api-keys.",
+        code="invalid_api_key",
+    )
+    assert shown["id"] == batch.id
