@@ -19,6 +19,9 @@ from api.errors import request_id_of, unexpected
 
 log = logging.getLogger(__name__)
 
+_CLIENT_REQUEST_ID = "x-client-request-id"
+_MAX_NAME = 512
+
 _LINGER_SECONDS = 30.0
 _LINGER_SILENCE_SECONDS = 5.0
 
@@ -37,6 +40,7 @@ class Stamp:
         began = time.perf_counter()
         request_id = f"req_{uuid.uuid4().hex}"
         scope.setdefault("state", {})["request_id"] = request_id
+        echoed = _client_request_id(Headers(scope=scope))
 
         async def send_stamped(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -45,9 +49,18 @@ class Stamp:
                 headers["openai-version"] = "2020-10-01"
                 milliseconds = round((time.perf_counter() - began) * 1000)
                 headers["openai-processing-ms"] = str(milliseconds)
+                if echoed is not None:
+                    headers[_CLIENT_REQUEST_ID] = echoed
             await send(message)
 
         await self.app(scope, receive, send_stamped)
+
+
+def _client_request_id(headers: Headers) -> str | None:
+    """The client's own name for its request, if it is one that OpenAI would take: short and ASCII."""
+    name = headers.get(_CLIENT_REQUEST_ID)
+    is_fit = name is not None and len(name) <= _MAX_NAME and name.isascii() and name.isprintable()
+    return name if is_fit else None
 
 
 class Linger:

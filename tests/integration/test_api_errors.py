@@ -243,3 +243,20 @@ async def test_the_description_of_the_api(make_app: AppFactory, make_client: Cli
     assert set(upload["content"]) == {"multipart/form-data"}
     assert "$defs" not in str(described)
     assert (await client.get("/docs")).status_code == 200
+
+
+async def test_the_clients_own_request_id_comes_back(api_client: httpx.AsyncClient) -> None:
+    name = {"x-client-request-id": "job-7/attempt 2"}
+    for path in ("/v1/files", "/v1/files/file-nothing", "/v1/nowhere"):
+        answer = await api_client.get(path, headers=name)
+        assert answer.headers["x-client-request-id"] == "job-7/attempt 2"
+        assert answer.headers["x-request-id"] != "job-7/attempt 2"
+
+
+@pytest.mark.parametrize("name", [b"x" * 513, b"caf\xc3\xa9", b"a\tb", b""])
+async def test_a_request_id_that_is_not_fit_is_dropped(
+    api_client: httpx.AsyncClient, name: bytes
+) -> None:
+    answer = await api_client.get("/v1/files", headers=[(b"x-client-request-id", name)])
+    assert answer.status_code == 200
+    assert not answer.headers.get("x-client-request-id")
