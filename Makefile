@@ -8,7 +8,7 @@ PYTHON_CODE := api benchmarks cli migrations models tests worker
 SOURCES = $(wildcard $(PYTHON_CODE))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test lint types format bench compose-test migrate revision requirements clean
+.PHONY: help setup demo up test lint types format bench test-clients compose-test migrate revision requirements clean
 .SILENT: help setup demo up clean
 
 help: ## list these commands
@@ -46,6 +46,9 @@ format: setup ## let ruff rewrite what it can
 bench: setup ## measure; prints the table of docs/performance.md
 	$(BIN)/python -m benchmarks.run
 
+test-clients: setup ## run every client that is known to work, each in its own environment (CLIENTS="NAME ...")
+	$(BIN)/python -m tests.clients.run $(CLIENTS)
+
 compose-test: setup ## bring docker-compose.yml up from nothing, kill a worker in mid-batch, check the result
 	$(BIN)/python -m tests.compose.run
 
@@ -60,5 +63,5 @@ requirements: ## compile requirements/*.txt again (UPGRADE=1 moves every pin)
 	scripts/compile-requirements.sh
 
 clean: ## remove .venv, caches and build results
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache build dist
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .cache build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
