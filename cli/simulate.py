@@ -62,6 +62,13 @@ def simulate(
     bad_request_marker: Annotated[
         str | None, typer.Option(help="Text in a body that gets 400 every time.")
     ] = None,
+    video_seconds: Annotated[float, typer.Option(help="Seconds until a video is completed.")] = 1.0,
+    video_fail_marker: Annotated[
+        str | None, typer.Option(help="Text in a body that makes its video end as failed.")
+    ] = None,
+    poll_error_rate: Annotated[
+        float, typer.Option(help="Share of polls for a video that get the error status, 0 to 1.")
+    ] = 0.0,
     reply_bytes: Annotated[
         int | None,
         typer.Option(help="Exact size of the reply text.", show_default="a short sentence"),
@@ -96,6 +103,9 @@ def simulate(
             fail_marker=fail_marker,
             fail_status=fail_status,
             bad_request_marker=bad_request_marker,
+            video_seconds=video_seconds,
+            video_fail_marker=video_fail_marker,
+            poll_error_rate=poll_error_rate,
             reply_bytes=reply_bytes,
             log=log,
             seed=seed,

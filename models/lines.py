@@ -26,6 +26,9 @@ class Endpoint(StrEnum):
     EMBEDDINGS = "/v1/embeddings"
     COMPLETIONS = "/v1/completions"
     MODERATIONS = "/v1/moderations"
+    IMAGE_GENERATIONS = "/v1/images/generations"
+    IMAGE_EDITS = "/v1/images/edits"
+    VIDEOS = "/v1/videos"
 
     @property
     def upstream_path(self) -> str:
@@ -39,15 +42,33 @@ _TITLES = {
     Endpoint.EMBEDDINGS: "Embeddings",
     Endpoint.COMPLETIONS: "Completions",
     Endpoint.MODERATIONS: "Moderations",
+    Endpoint.IMAGE_GENERATIONS: "Image Generations",
+    Endpoint.IMAGE_EDITS: "Image Edits",
+    Endpoint.VIDEOS: "Videos",
 }
-# The field without which a call makes no sense; a Responses call may name a stored prompt instead.
+# The fields without which a call makes no sense, each with those that may stand in for it: a Responses
+# call may name a stored prompt; a JSON image edit has `images` at OpenAI, and many servers take the
+# `image` of its form instead.
 _MAIN_INPUTS = {
-    Endpoint.RESPONSES: ("input", "prompt"),
-    Endpoint.CHAT_COMPLETIONS: ("messages",),
-    Endpoint.EMBEDDINGS: ("input",),
-    Endpoint.COMPLETIONS: ("prompt",),
-    Endpoint.MODERATIONS: ("input",),
+    Endpoint.RESPONSES: (("input", "prompt"),),
+    Endpoint.CHAT_COMPLETIONS: (("messages",),),
+    Endpoint.EMBEDDINGS: (("input",),),
+    Endpoint.COMPLETIONS: (("prompt",),),
+    Endpoint.MODERATIONS: (("input",),),
+    Endpoint.IMAGE_GENERATIONS: (("prompt",),),
+    Endpoint.IMAGE_EDITS: (("prompt",), ("images", "image")),
+    Endpoint.VIDEOS: (("prompt",),),
 }
+# The synchronous endpoints whose `model` is optional and has a default, by the types of openai 2.54
+# (`moderation_create_params`, `image_generate_params`, `image_edit_params`, `video_create_params`).
+_WITH_A_DEFAULT_MODEL = frozenset(
+    {
+        Endpoint.MODERATIONS,
+        Endpoint.IMAGE_GENERATIONS,
+        Endpoint.IMAGE_EDITS,
+        Endpoint.VIDEOS,
+    }
+)
 _JSON_TYPES: dict[type, str] = {
     dict: "an object",
     list: "an array",
@@ -151,8 +172,7 @@ class LineChecker:
 
     def _model_fault(self, model: object) -> tuple[str, str, str] | None:
         if model is None:
-            # Moderations have a default model of their own.
-            if self.endpoint is Endpoint.MODERATIONS:
+            if self.endpoint in _WITH_A_DEFAULT_MODEL:
                 return None
             return "invalid_request", "Model parameter is required.", "body.model"
         if not isinstance(model, str):
@@ -193,6 +213,8 @@ class _Body(msgspec.Struct):
     messages: msgspec.Raw = _ABSENT
     input: msgspec.Raw = _ABSENT
     prompt: msgspec.Raw = _ABSENT
+    images: msgspec.Raw = _ABSENT
+    image: msgspec.Raw = _ABSENT
 
 
 _decode_line = msgspec.json.Decoder(_Line).decode
@@ -270,13 +292,13 @@ def _input_fault(endpoint: Endpoint, body: dict[str, Any]) -> tuple[str, str, st
     if endpoint is Endpoint.RESPONSES and body.get("background") is True:
         message = f"{title}: Background mode is not supported in the Batch API."
         return "background_unsupported", message, "body.background"
-    names = _MAIN_INPUTS[endpoint]
-    if all(body.get(name) is None for name in names):
-        return (
-            "missing_required_parameter",
-            f"Missing required parameter: '{names[0]}'.",
-            f"body.{names[0]}",
-        )
+    for names in _MAIN_INPUTS[endpoint]:
+        if all(body.get(name) is None for name in names):
+            return (
+                "missing_required_parameter",
+                f"Missing required parameter: '{names[0]}'.",
+                f"body.{names[0]}",
+            )
     return None
 
 

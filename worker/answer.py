@@ -122,6 +122,42 @@ def _tokens(count: int | None) -> int:
     return min(max(count or 0, 0), _MOST_TOKENS)
 
 
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What an answer says of work that may go on after it; empty where it says nothing."""
+
+    id: str = ""
+    status: str = ""
+
+
+class _Job(msgspec.Struct):
+    """Unparsed, because these may be of any form and size."""
+
+    id: msgspec.Raw = msgspec.Raw(b"null")
+    status: msgspec.Raw = msgspec.Raw(b"null")
+
+
+_decode_job = msgspec.json.Decoder(_Job).decode
+_decode_text = msgspec.json.Decoder(str).decode
+_MOST_TEXT_BYTES = 4096
+
+
+def read_job(body: bytes) -> Job:
+    """The id and status in a success that `read_usage` has read."""
+    try:
+        job = _decode_job(body)
+    except msgspec.DecodeError:
+        job = _decode_job(_LONE_SURROGATE.sub(_replacement, body))
+    return Job(_short_text(job.id), _short_text(job.status))
+
+
+def _short_text(written: msgspec.Raw) -> str:
+    raw = bytes(written)
+    if not raw.startswith(b'"') or len(raw) > _MOST_TEXT_BYTES:
+        return ""
+    return _decode_text(raw)
+
+
 def on_one_line(body: bytes) -> bytes:
     """The same JSON with no raw line break, as JSON Lines needs it; valid JSON has them only as space."""
     if b"\n" in body or b"\r" in body:

@@ -22,6 +22,9 @@ class Blame(Enum):
     AWAY = auto()
     """The server, or what stands before it, could not be reached (refused, 502, 503)."""
 
+    OWN = auto()
+    """The server was seen to be well: whatever it is, it is between this line and the server."""
+
     UNCLEAR = auto()
     """A 500, a time-out (or a gateway's 504), a cut or broken answer: the line's doing, or the server's."""
 
@@ -65,6 +68,8 @@ class Neighbours:
         """Whether this failure is the line's own; `successes_before` is from when the try began."""
         if blame is Blame.BUSY:
             return False
+        if blame is Blame.OWN:
+            return True
         if self.successes > successes_before:
             return True
         return (

@@ -72,6 +72,11 @@ class RunSettings(BaseSettings):
         ge=0,
         description="Time that calls in flight get to end when their batch is cancelled.",
     )
+    video_timeout_seconds: float = Field(
+        default=3600,
+        gt=0,
+        description="A video that the model server has not finished after so long is given up.",
+    )
     stall_seconds: float = Field(
         default=30,
         gt=0,

@@ -10,11 +10,12 @@ import contextlib
 import importlib.metadata
 import logging
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from enum import Enum, auto
 from typing import Self
+from urllib.parse import quote
 
 import httpx
 
@@ -91,15 +92,22 @@ class Upstream:
 
     async def send(self, endpoint: Endpoint, body: bytes, *, idempotency_key: str) -> Outcome:
         """Post one line's body; the key lets a server that can do so recognise a repeated call."""
+        headers = self._headers | {"idempotency-key": idempotency_key}
+        request = httpx.Request("POST", self._urls[endpoint], headers=headers, content=body)
+        return await self._exchange(request, is_video=endpoint is Endpoint.VIDEOS)
+
+    async def retrieve_video(self, video_id: str) -> Outcome:
+        """Get a video that an earlier call has begun."""
+        url = httpx.URL(f"{self._urls[Endpoint.VIDEOS]}/{quote(video_id, safe='')}")
+        return await self._exchange(httpx.Request("GET", url, headers=self._headers), is_video=True)
+
+    async def _exchange(self, request: httpx.Request, *, is_video: bool) -> Outcome:
         try:
-            request = httpx.Request(
-                "POST",
-                self._urls[endpoint],
-                headers=self._headers | {"idempotency-key": idempotency_key},
-                content=body,
-            )
             response = await self._transport.handle_async_request(request)
-            return _outcome_of_response(response)
+            outcome = _outcome_of_response(response)
+            if is_video and outcome.verdict is Verdict.SUCCEEDED:
+                return replace(outcome, retry_after_seconds=_poll_after_seconds(response.headers))
+            return outcome
         except httpx.TransportError as error:
             return _outcome_of_error(error)
         except Exception as error:  # noqa: BLE001  # whatever it is, no line may be lost over it
@@ -204,6 +212,12 @@ def _retry_after_seconds(headers: httpx.Headers) -> float | None:
             moment = parsedate_to_datetime(headers["retry-after"])
             seconds = (moment - datetime.now(UTC)).total_seconds()
     return seconds if seconds > 0 else None
+
+
+def _poll_after_seconds(headers: httpx.Headers) -> float | None:
+    """When to ask again for what is not finished; the last form is the one that OpenAI's clients read."""
+    milliseconds = _number(headers.get("openai-poll-after-ms"))
+    return _retry_after_seconds(headers) or (milliseconds / 1000 if milliseconds > 0 else None)
 
 
 def _number(text: str | None) -> float:

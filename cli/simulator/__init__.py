@@ -1,6 +1,6 @@
 """A model server that answers at once and means nothing by it.
 
-It speaks the five batchable endpoints of OpenAI's API with complete, valid objects whose text says
+It speaks the eight batchable endpoints of OpenAI's API with complete, valid objects whose text says
 it is simulated, and it misbehaves on request: slow, full, failing, cut off, silent. It exists for
 trying, for tests and for benchmarks, so it must cost next to nothing beside what is measured.
 

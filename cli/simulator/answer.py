@@ -6,10 +6,12 @@ import orjson
 
 
 class Answer(NamedTuple):
-    """A finished body, and how many tokens it took to say."""
+    """A finished body, how many tokens it took to say, and what its head has to say besides."""
 
     body: bytes
     tokens: int = 0
+    headers: bytes = b""
+    """Whole header lines; a `content-type` that stands first replaces that of JSON."""
 
 
 def template(shape: dict[str, Any]) -> bytes:

@@ -20,6 +20,16 @@ def check_model(body: dict[str, Any], settings: SimulatorSettings) -> None:
         raise refusal.unknown_model(model)
 
 
+def required_text(body: dict[str, Any], param: str) -> str:
+    """A string that is there."""
+    value = body.get(param)
+    if value is None:
+        raise refusal.missing(param)
+    if not isinstance(value, str):
+        raise refusal.wrong_type(param, "a string", value)
+    return value
+
+
 def required_list(body: dict[str, Any], param: str) -> list[Any]:
     """A list that is there and holds something."""
     value = body.get(param)

@@ -19,8 +19,7 @@ MOST_WAITING = 64
 _HEARD = frozenset({b"authorization", b"expect", b"idempotency-key"})
 _HEADS = {
     status.value: (
-        f"HTTP/1.1 {status.value} {status.phrase}\r\n"
-        "server: overnight-simulated\r\ncontent-type: application/json\r\n"
+        f"HTTP/1.1 {status.value} {status.phrase}\r\nserver: overnight-simulated\r\n"
     ).encode()
     for status in HTTPStatus
     if status >= 200
@@ -188,8 +187,9 @@ class Connection(asyncio.Protocol):
         self._current = None
         self._answered += 1
         closing = b"" if exchange.keep_alive else b"connection: close\r\n"
-        head = b"%bcontent-length: %d\r\nx-request-id: req_simulated_%x_%x\r\n%b%b\r\n" % (
+        head = b"%b%bcontent-length: %d\r\nx-request-id: req_simulated_%x_%x\r\n%b%b\r\n" % (
             _HEADS.get(status) or b"HTTP/1.1 %d Unknown\r\n" % status,
+            b"" if headers.startswith(b"content-type:") else b"content-type: application/json\r\n",
             len(body),
             id(self),
             self._answered,

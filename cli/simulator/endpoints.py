@@ -1,7 +1,7 @@
 """What the simulated model says: from a request's body to the endpoint's finished answer.
 
-Pure: no clock but the `created` field, no randomness, no state. A body the real API would refuse
-raises `Refusal`.
+Pure: no clock but the `created` field, no randomness, no state; videos, which take their time, are
+kept by the `Videos` that is given. A body the real API would refuse raises `Refusal`.
 """
 
 from collections.abc import Callable
@@ -13,23 +13,32 @@ from cli.simulator import refusal
 from cli.simulator.answer import Answer
 from cli.simulator.body import check_model
 from cli.simulator.generation import chat_completion, response, text_completion
+from cli.simulator.images import image_edit, image_generation
 from cli.simulator.refusal import Refusal
 from cli.simulator.scoring import embeddings, moderation
 from cli.simulator.settings import SERVED_BY_DEFAULT, SimulatorSettings
+from cli.simulator.videos import Videos
 
 _CREATED = 1_750_000_000
 
 
-ENDPOINTS: dict[str, Callable[[dict[str, Any], SimulatorSettings], Answer]] = {
+_ANSWERED_AT_ONCE: dict[str, Callable[[dict[str, Any], SimulatorSettings], Answer]] = {
     "/v1/chat/completions": chat_completion,
     "/v1/completions": text_completion,
     "/v1/embeddings": embeddings,
     "/v1/moderations": moderation,
+    "/v1/images/edits": image_edit,
+    "/v1/images/generations": image_generation,
     "/v1/responses": response,
 }
+VIDEOS = "/v1/videos"
+ENDPOINTS = frozenset({*_ANSWERED_AT_ONCE, VIDEOS})
+_WITH_A_DEFAULT_MODEL = frozenset(
+    {"/v1/moderations", "/v1/images/edits", "/v1/images/generations", VIDEOS}
+)
 
 
-def answer_call(path: str, raw: bytes, settings: SimulatorSettings) -> Answer:
+def answer_call(path: str, raw: bytes, settings: SimulatorSettings, videos: Videos) -> Answer:
     """Answer a POST to one of the `ENDPOINTS`."""
     try:
         body = orjson.loads(raw)
@@ -37,7 +46,7 @@ def answer_call(path: str, raw: bytes, settings: SimulatorSettings) -> Answer:
         raise Refusal(400, "We could not parse the JSON body of your request.") from None
     if not isinstance(body, dict):
         raise Refusal(400, "The body of your request must be a JSON object.")
-    if path != "/v1/moderations" or body.get("model") is not None:
+    if path not in _WITH_A_DEFAULT_MODEL or body.get("model") is not None:
         check_model(body, settings)
     if body.get("stream"):
         raise Refusal(
@@ -46,7 +55,15 @@ def answer_call(path: str, raw: bytes, settings: SimulatorSettings) -> Answer:
             code="unsupported_value",
             param="stream",
         )
-    return ENDPOINTS[path](body, settings)
+    if path == VIDEOS:
+        is_doomed = has_marker(settings.video_fail_marker, raw)
+        return videos.begin(body, settings, is_doomed=is_doomed)
+    return _ANSWERED_AT_ONCE[path](body, settings)
+
+
+def has_marker(marker: str | None, raw: bytes) -> bool:
+    """Whether a body carries the word that decides its fate."""
+    return marker is not None and marker.encode() in raw
 
 
 def list_models(settings: SimulatorSettings) -> Answer:

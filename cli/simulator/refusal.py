@@ -79,6 +79,11 @@ def unknown_model(model: str) -> Refusal:
     )
 
 
+def unknown_video(video_id: str) -> Refusal:
+    """No call has begun this video, or it has been forgotten."""
+    return Refusal(404, f"Video with id '{video_id}' not found.", param="video_id")
+
+
 def failure(status: int) -> Refusal:
     """The fault that was asked for by option."""
     if status == 429:

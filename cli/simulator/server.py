@@ -15,11 +15,19 @@ import orjson
 from cli.simulator import refusal
 from cli.simulator.answer import Answer
 from cli.simulator.connection import Connection, Exchange
-from cli.simulator.endpoints import ENDPOINTS, answer_call, list_models, one_model
+from cli.simulator.endpoints import (
+    ENDPOINTS,
+    VIDEOS,
+    answer_call,
+    has_marker,
+    list_models,
+    one_model,
+)
 from cli.simulator.record import CUT_BY_SERVER, LEFT_BY_CLIENT, Call, Record, Stats
 from cli.simulator.refusal import Refusal
 from cli.simulator.settings import SimulatorSettings
 from cli.simulator.text import filler
+from cli.simulator.videos import Videos
 
 # A worker opens hundreds of connections at once; the default of 100 would make some wait a second.
 BACKLOG = 4_096
@@ -35,6 +43,7 @@ class SimulatedServer:
         self._port = self.settings.port
         self._random = random.Random(self.settings.seed)
         self._record = Record(log=self.settings.log, remember=self.settings.remember)
+        self._videos = Videos()
         self._queue: deque[Exchange] = deque()
         self._server: asyncio.Server | None = None
         self._is_stopping = False
@@ -97,7 +106,7 @@ class SimulatedServer:
             self._send(exchange, refused.status, refused.body)
             return
         if reply is not None:
-            self._send(exchange, 200, reply.body)
+            self._send(exchange, 200, reply.body, reply.headers)
         elif not self._is_full():
             self._begin(exchange)
         elif self.settings.over == "queue":
@@ -137,7 +146,18 @@ class SimulatedServer:
             return list_models(settings)
         if method == "GET" and path.startswith("/v1/models/"):
             return one_model(path.removeprefix("/v1/models/"), settings)
+        if method == "GET" and path.startswith(f"{VIDEOS}/"):
+            return self._poll(path.removeprefix(f"{VIDEOS}/"))
         raise Refusal(404, f"Unknown request URL: {method} {path}.", code="unknown_url")
+
+    def _poll(self, rest: str) -> Answer:
+        settings = self.settings
+        if settings.poll_error_rate and self._random.random() < settings.poll_error_rate:
+            raise refusal.failure(settings.error_status)
+        video_id, _, part = rest.partition("/")
+        if part == "content":
+            return self._videos.content(video_id)
+        return self._videos.retrieve(rest)
 
     def _holds_key(self, exchange: Exchange) -> bool:
         key = self.settings.api_key
@@ -154,29 +174,30 @@ class SimulatedServer:
         try:
             said = self._read(exchange)
         except Refusal as refused:
-            self._end(exchange, refused.status, refused.body)
+            self._end(exchange, refused.status, Answer(refused.body))
             return
         settings, dice = self.settings, self._random
-        status, body, cut = 200, said.body, False
-        if _has(settings.fail_marker, exchange.body):
-            status, body = settings.fail_status, refusal.failure(settings.fail_status).body
+        status, cut = 200, False
+        if has_marker(settings.fail_marker, exchange.body):
+            status = settings.fail_status
         elif settings.drop_rate and dice.random() < settings.drop_rate:
             cut = True
         elif settings.hang_rate and dice.random() < settings.hang_rate:
             return
         elif settings.error_rate and dice.random() < settings.error_rate:
-            status, body = settings.error_status, refusal.failure(settings.error_status).body
+            status = settings.error_status
         seconds = self._service_seconds(said.tokens)
+        answer = said if status == 200 else Answer(refusal.failure(status).body)
         if seconds > 0:
             loop = asyncio.get_running_loop()
-            exchange.timer = loop.call_later(seconds, self._end, exchange, status, body, cut)
+            exchange.timer = loop.call_later(seconds, self._end, exchange, status, answer, cut)
         else:
-            self._end(exchange, status, body, cut)
+            self._end(exchange, status, answer, cut)
 
     def _read(self, exchange: Exchange) -> Answer:
-        if _has(self.settings.bad_request_marker, exchange.body):
+        if has_marker(self.settings.bad_request_marker, exchange.body):
             raise refusal.failure(400)
-        return answer_call(exchange.path, exchange.body, self.settings)
+        return answer_call(exchange.path, exchange.body, self.settings, self._videos)
 
     def _service_seconds(self, tokens: int) -> float:
         settings = self.settings
@@ -185,10 +206,10 @@ class SimulatedServer:
             seconds *= math.exp(settings.latency_sigma * self._random.gauss(0.0, 1.0))
         return seconds + settings.token_latency * tokens
 
-    def _end(self, exchange: Exchange, status: int, body: bytes, cut: bool = False) -> None:
+    def _end(self, exchange: Exchange, status: int, answer: Answer, cut: bool = False) -> None:
         self._record.in_flight -= 1
-        headers = self._retry_headers() if status == 429 else b""
-        self._send(exchange, status, body, headers, cut=cut)
+        headers = self._retry_headers() if status == 429 else answer.headers
+        self._send(exchange, status, answer.body, headers, cut=cut)
         self._let_in()
 
     def _let_in(self) -> None:
@@ -222,6 +243,8 @@ class SimulatedServer:
             record.count(path, status)
         elif path == "/health" or path.startswith("/v1/models"):
             record.count("/health" if path == "/health" else "/v1/models", status)
+        elif path.startswith(f"{VIDEOS}/"):
+            record.count(f"{VIDEOS}/{{id}}", status)
         else:
             record.count("other", status)
         if self.settings.remember:
@@ -245,7 +268,3 @@ class SimulatedServer:
         if seconds is None:
             return b""
         return b"retry-after: %d\r\nretry-after-ms: %d\r\n" % (math.ceil(seconds), seconds * 1000)
-
-
-def _has(marker: str | None, body: bytes) -> bool:
-    return marker is not None and marker.encode() in body

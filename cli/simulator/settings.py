@@ -16,6 +16,8 @@ SERVED_BY_DEFAULT = (
     "gpt-3.5-turbo-instruct",
     "omni-moderation-latest",
     "text-embedding-3-small",
+    "gpt-image-1",
+    "sora-2",
 )
 
 
@@ -64,6 +66,13 @@ class SimulatorSettings:
     fail_status: int = 500
     bad_request_marker: str | None = None
     """A call whose body contains these bytes always gets 400."""
+
+    video_seconds: float = 1.0
+    """Seconds from the call for a video to its completion; it is queued first, then in progress."""
+    video_fail_marker: str | None = None
+    """A call for a video whose body contains these bytes is answered, and the video ends `failed`."""
+    poll_error_rate: float = 0.0
+    """How often a question for a video gets `error_status`."""
 
     reply_bytes: int | None = None
     """Exact size of the reply text in UTF-8. None: a short sentence."""
@@ -127,6 +136,9 @@ _CLAIMS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "fail_marker": _MARKER,
     "fail_status": _ERROR_STATUS,
     "bad_request_marker": _MARKER,
+    "video_seconds": _DURATION,
+    "video_fail_marker": _MARKER,
+    "poll_error_rate": _PROBABILITY,
     "reply_bytes": (
         "from 0 to 16777216",
         lambda v: v is None or (isinstance(v, int) and 0 <= v <= 16_777_216),

@@ -82,6 +82,9 @@ async def test_a_new_batch(
         "/v1/embeddings",
         "/v1/completions",
         "/v1/moderations",
+        "/v1/images/generations",
+        "/v1/images/edits",
+        "/v1/videos",
     ],
 )
 async def test_every_endpoint(api_client: httpx.AsyncClient, endpoint: str) -> None:
@@ -132,10 +135,11 @@ async def test_any_content_type_will_do(api_client: httpx.AsyncClient, content_t
     ("changes", "message", "code", "param"),
     [
         (
-            {"endpoint": "/v1/images/generations"},
+            {"endpoint": "/v1/images/variations"},
             (
-                "Invalid value: '/v1/images/generations'. Supported values are: '/v1/responses',"
-                " '/v1/chat/completions', '/v1/embeddings', '/v1/completions', and '/v1/moderations'."
+                "Invalid value: '/v1/images/variations'. Supported values are: '/v1/responses',"
+                " '/v1/chat/completions', '/v1/embeddings', '/v1/completions', '/v1/moderations',"
+                " '/v1/images/generations', '/v1/images/edits', and '/v1/videos'."
             ),
             "invalid_value",
             "endpoint",

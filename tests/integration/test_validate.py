@@ -87,6 +87,9 @@ ENDPOINT_BODIES: dict[Endpoint, dict[str, Any]] = {
     Endpoint.EMBEDDINGS: {"model": "m", "input": "text"},
     Endpoint.RESPONSES: {"model": "m", "input": "text"},
     Endpoint.MODERATIONS: {"input": "text"},
+    Endpoint.IMAGE_GENERATIONS: {"prompt": "p"},
+    Endpoint.IMAGE_EDITS: {"prompt": "p", "images": [{"file_id": "file-1"}]},
+    Endpoint.VIDEOS: {"prompt": "p"},
 }
 
 

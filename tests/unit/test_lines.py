@@ -38,7 +38,30 @@ MAIN_INPUTS: dict[Endpoint, dict[str, Any]] = {
     Endpoint.EMBEDDINGS: {"input": "text"},
     Endpoint.RESPONSES: {"input": "text"},
     Endpoint.MODERATIONS: {"input": "text"},
+    Endpoint.IMAGE_GENERATIONS: {"prompt": "p"},
+    Endpoint.IMAGE_EDITS: {"prompt": "p", "images": [{"file_id": "file-1"}]},
+    Endpoint.VIDEOS: {"prompt": "p"},
 }
+# The synchronous endpoint has a default.
+WITHOUT_MODEL = [
+    Endpoint.MODERATIONS,
+    Endpoint.IMAGE_GENERATIONS,
+    Endpoint.IMAGE_EDITS,
+    Endpoint.VIDEOS,
+]
+
+
+def test_the_endpoints_are_those_of_the_contract_in_its_order() -> None:
+    assert [str(endpoint) for endpoint in Endpoint] == [
+        "/v1/responses",
+        "/v1/chat/completions",
+        "/v1/embeddings",
+        "/v1/completions",
+        "/v1/moderations",
+        "/v1/images/generations",
+        "/v1/images/edits",
+        "/v1/videos",
+    ]
 
 
 @pytest.mark.parametrize("endpoint", list(Endpoint))
@@ -123,16 +146,16 @@ def test_a_long_echo_is_cut() -> None:
     assert len(fault.message) < MAX_ECHO + 100
 
 
-@pytest.mark.parametrize("endpoint", [e for e in Endpoint if e is not Endpoint.MODERATIONS])
+@pytest.mark.parametrize("endpoint", [e for e in Endpoint if e not in WITHOUT_MODEL])
 def test_a_missing_model(endpoint: Endpoint) -> None:
     line = input_line(url=endpoint.value, body=MAIN_INPUTS[endpoint])
     message = "Model parameter is required."
     assert check(line, endpoint) == LineError("invalid_request", message, "body.model", 7)
 
 
-def test_moderations_need_no_model() -> None:
-    line = input_line(url="/v1/moderations", body={"input": "text"})
-    assert check(line, Endpoint.MODERATIONS) is None
+@pytest.mark.parametrize("endpoint", WITHOUT_MODEL)
+def test_some_endpoints_need_no_model(endpoint: Endpoint) -> None:
+    assert check(input_line(url=endpoint.value, body=MAIN_INPUTS[endpoint]), endpoint) is None
 
 
 def test_a_model_of_the_wrong_type() -> None:
@@ -198,10 +221,18 @@ def test_background_responses() -> None:
         (Endpoint.EMBEDDINGS, "input"),
         (Endpoint.RESPONSES, "input"),
         (Endpoint.MODERATIONS, "input"),
+        (Endpoint.IMAGE_GENERATIONS, "prompt"),
+        (Endpoint.IMAGE_EDITS, "prompt"),
+        (Endpoint.IMAGE_EDITS, "images"),
+        (Endpoint.VIDEOS, "prompt"),
     ],
 )
-def test_a_body_without_its_main_input(endpoint: Endpoint, name: str) -> None:
-    fault = check(input_line(url=endpoint.value, body={"model": "m"}), endpoint)
+@pytest.mark.parametrize("is_null", [True, False])
+def test_a_body_without_its_main_input(endpoint: Endpoint, name: str, is_null: bool) -> None:
+    body = {"model": "m"} | MAIN_INPUTS[endpoint]
+    del body[name]
+    body |= {name: None} if is_null else {}
+    fault = check(input_line(url=endpoint.value, body=body), endpoint)
     message = f"Missing required parameter: '{name}'."
     assert fault == LineError("missing_required_parameter", message, f"body.{name}", 7)
 
@@ -209,6 +240,12 @@ def test_a_body_without_its_main_input(endpoint: Endpoint, name: str) -> None:
 def test_a_response_may_name_a_stored_prompt_instead() -> None:
     line = input_line(url="/v1/responses", body={"model": "m", "prompt": {"id": "pmpt_1"}})
     assert check(line, Endpoint.RESPONSES) is None
+
+
+@pytest.mark.parametrize("image", ["data:image/png;base64,AA==", ["file-1"]])
+def test_an_image_edit_may_name_its_image_as_the_form_does(image: object) -> None:
+    line = input_line(url="/v1/images/edits", body={"prompt": "p", "image": image})
+    assert check(line, Endpoint.IMAGE_EDITS) is None
 
 
 def test_one_line_gets_one_error() -> None:

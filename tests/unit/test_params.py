@@ -13,7 +13,7 @@ from models.errors import InvalidParameter
 WINDOWS = {"24h": timedelta(hours=24)}
 ENDPOINTS = (
     "'/v1/responses', '/v1/chat/completions', '/v1/embeddings', '/v1/completions',"
-    " and '/v1/moderations'"
+    " '/v1/moderations', '/v1/images/generations', '/v1/images/edits', and '/v1/videos'"
 )
 
 
@@ -112,7 +112,7 @@ def test_a_parameter_of_the_wrong_type(name: str, value: object, got: str) -> No
     assert fault_of(body(**{name: value})) == ("invalid_type", name, message)
 
 
-@pytest.mark.parametrize("endpoint", ["/v1/images/generations", "chat", "", "x" * 10_000])
+@pytest.mark.parametrize("endpoint", ["/v1/images/variations", "chat", "", "x" * 10_000])
 def test_an_unsupported_endpoint(endpoint: str) -> None:
     message = f"Invalid value: '{endpoint[:200]}'. Supported values are: {ENDPOINTS}."
     assert fault_of(body(endpoint=endpoint)) == ("invalid_value", "endpoint", message)

@@ -40,9 +40,13 @@ def charge(neighbours: Neighbours, blame: Blame, *, before: int | None = None, n
     return neighbours.charge(blame, successes_before=seen, now=now)
 
 
-@pytest.mark.parametrize("blame", list(Blame))
+@pytest.mark.parametrize("blame", [Blame.BUSY, Blame.AWAY, Blame.UNCLEAR])
 def test_nothing_is_charged_before_anything_has_succeeded(blame: Blame) -> None:
     assert not charge(Neighbours(), blame, now=1)
+
+
+def test_what_a_server_that_was_seen_to_be_well_does_not_do_is_charged() -> None:
+    assert charge(Neighbours(), Blame.OWN, now=1)
 
 
 def test_a_busy_server_charges_nobody() -> None:

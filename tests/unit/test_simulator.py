@@ -244,6 +244,20 @@ async def test_models(server: SimulatedServer, client: httpx.AsyncClient) -> Non
         ("responses", {"model": "m"}, "missing_required_parameter", "input"),
         ("responses", {"model": "m", "input": 5}, "invalid_type", "input"),
         ("moderations", {}, "missing_required_parameter", "input"),
+        ("images/generations", {}, "missing_required_parameter", "prompt"),
+        ("images/generations", {"prompt": ["p"]}, "invalid_type", "prompt"),
+        ("images/generations", {"prompt": "p", "n": 11}, "integer_above_max_value", "n"),
+        ("images/edits", {"prompt": "p"}, "missing_required_parameter", "images"),
+        ("images/edits", {"prompt": "p", "images": ["x"]}, "invalid_type", "images[0]"),
+        (
+            "images/edits",
+            {"prompt": "p", "images": [{}]},
+            "missing_required_parameter",
+            "images[0].image_url",
+        ),
+        ("videos", {"model": "m"}, "missing_required_parameter", "prompt"),
+        ("videos", {"prompt": "p", "seconds": 5}, "invalid_value", "seconds"),
+        ("videos", {"prompt": "p", "size": "tiny"}, "invalid_value", "size"),
     ],
 )
 async def test_wrong_body_gets_400(
@@ -592,6 +606,9 @@ def test_threaded_server_serves_synchronous_code() -> None:
         ("fail_status", 600),
         ("bad_request_marker", ""),
         ("reply_bytes", -1),
+        ("video_seconds", -1),
+        ("video_fail_marker", ""),
+        ("poll_error_rate", 2),
         ("remember", -1),
     ],
 )

@@ -340,6 +340,44 @@ def test_no_nesting_is_too_deep_for_an_envelope(depth: int) -> None:
             },
             Usage(20, 6, 9, 2, 29),
         ),
+        (
+            # Responses of today, and more of the details than are counted.
+            {
+                "usage": {
+                    "input_tokens": 20,
+                    "input_tokens_details": {"cached_tokens": 6, "cache_write_tokens": 3},
+                    "output_tokens": 9,
+                    "output_tokens_details": None,
+                    "total_tokens": 29,
+                }
+            },
+            Usage(20, 6, 9, 0, 29),
+        ),
+        (
+            # Images.
+            {
+                "created": 1,
+                "data": [],
+                "usage": {
+                    "input_tokens": 50,
+                    "input_tokens_details": {"text_tokens": 10, "image_tokens": 40},
+                    "output_tokens": 272,
+                    "output_tokens_details": {"text_tokens": 0, "image_tokens": 272},
+                    "total_tokens": 322,
+                },
+            },
+            Usage(50, 0, 272, 0, 322),
+        ),
+        # Moderations and videos have none.
+        ({"id": "modr-1", "model": "m", "results": []}, NO_USAGE),
+        ({"id": "video_1", "object": "video", "status": "completed"}, NO_USAGE),
+        # Of no known form: the line has its answer all the same.
+        ({"usage": "none"}, NO_USAGE),
+        ({"usage": {"input_tokens": 1.5}}, NO_USAGE),
+        ({"usage": {"input_tokens": True}}, NO_USAGE),
+        ({"usage": {"input_tokens": 10**30}}, Usage(2**53, 0, 0, 0, 2**53)),
+        ({"usage": {"input_tokens": 3, "input_tokens_details": [1]}}, NO_USAGE),
+        ({"usage": {"prompt_tokens": 3, "prompt_tokens_details": {"cached_tokens": {}}}}, NO_USAGE),
         ({"usage": {"prompt_tokens": -5, "total_tokens": 10**15}}, Usage(0, 0, 0, 0, 10**15)),
         # What no counter of the database could hold is held down.
         ({"usage": {"prompt_tokens": 10**18}}, Usage(2**53, 0, 0, 0, 2**53)),

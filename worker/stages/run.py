@@ -17,6 +17,7 @@ from models.file import File
 from models.ids import fallback_response_id, request_id
 from models.lifecycle import BatchStatus
 from models.lines import (
+    Endpoint,
     InputLine,
     custom_id_of,
     decode_input_line,
@@ -35,6 +36,7 @@ from worker.recorder import Recorder, Row
 from worker.retry import Blame, backoff_seconds
 from worker.runtime import Runtime
 from worker.upstream import Outcome, Verdict
+from worker.video import finish_video, is_unfinished
 
 log = logging.getLogger(__name__)
 
@@ -176,9 +178,7 @@ class ShardRun:
         failures = charged = 0
         while True:
             successes_before = neighbours.successes
-            outcome = await self._runtime.upstream.send(
-                self.shard.endpoint, body, idempotency_key=key
-            )
+            outcome = await self._send(body, key)
             now = self._runtime.clock()
             if outcome.verdict is not Verdict.TRANSIENT:
                 neighbours.succeeded(now)
@@ -193,6 +193,17 @@ class ShardRun:
                 log.info("batch %s: line %s given up", self.shard.batch_id, line_no)
                 return outcome
             await self._wait_for_next_try(failures, outcome)
+
+    async def _send(self, body: bytes, key: str) -> Outcome:
+        """One try; for a video it ends when the video does, and holds its slot until then."""
+        upstream = self._runtime.upstream
+        outcome = await upstream.send(self.shard.endpoint, body, idempotency_key=key)
+        if self.shard.endpoint is Endpoint.VIDEOS and is_unfinished(outcome):
+            # It is at work now, however its tries before this one ended.
+            self._failing -= {asyncio.current_task()}
+            seconds = self._settings.video_timeout_seconds
+            outcome = await finish_video(upstream, outcome, timeout_seconds=seconds)
+        return outcome
 
     def _note_failure(self, outcome: Outcome, *, is_own: bool) -> None:
         task = asyncio.current_task()
