@@ -10,6 +10,7 @@ docs/clients.md.
 import argparse
 import importlib.util
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -107,21 +108,24 @@ def _run(outcome: Outcome, command: list[str], base_url: str) -> None:
     name = outcome.client.name
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix=f"overnight-{name}-") as folder:
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            env=_environment(base_url),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
         try:
-            done = subprocess.run(
-                command,
-                cwd=folder,
-                env=_environment(base_url),
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                errors="replace",
-                check=False,
-                timeout=_FLOW_SECONDS,
-            )
-            output, is_passed = done.stdout, done.returncode == 0
-        except subprocess.TimeoutExpired as error:
-            output, is_passed = _text(error.stdout) + "\n(not within its time)", False
+            output, _ = process.communicate(timeout=_FLOW_SECONDS)
+        except subprocess.TimeoutExpired:
+            # Whatever it has started (a proxy, say) ends with it.
+            os.killpg(process.pid, signal.SIGKILL)
+            output, _ = process.communicate()
+            output += "\n(not within its time)"
+        is_passed = process.returncode == 0
     outcome.read(output)
     # A program that checked nothing has shown nothing, nor has one of another version.
     asked_for = f"{outcome.client.package} {outcome.client.version}"
@@ -131,10 +135,6 @@ def _run(outcome: Outcome, command: list[str], base_url: str) -> None:
         said = "\n".join(output.splitlines()[-_SHOWN_LINES:])
         print(f"{name} failed after {outcome.steps}; it said:\n{said}\n", file=sys.stderr)
     print(f"{name}: {outcome.result} ({time.monotonic() - began:.0f} s)", flush=True)
-
-
-def _text(output: str | bytes | None) -> str:
-    return output.decode(errors="replace") if isinstance(output, bytes) else output or ""
 
 
 def _environment(base_url: str) -> dict[str, str]:
