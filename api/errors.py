@@ -25,6 +25,7 @@ from models.lines import MAX_ECHO
 log = logging.getLogger(__name__)
 
 RETRY_AFTER_SECONDS = 5
+_LONGEST_SDK_WAIT_SECONDS = 60
 _UNKNOWN_URL = (
     "Unknown request URL: {method} {path}. Please check the URL for typos, or see the docs at"
     " https://platform.openai.com/docs/api-reference/."
@@ -64,9 +65,12 @@ SHAPES: Mapping[type[Exception], Shape] = {
     errors.InvalidParameter: Shape(400),
     errors.FileTooLarge: Shape(400),
     errors.NotJsonLines: Shape(400),
+    errors.StorageLimitReached: Shape(400, code="storage_limit_exceeded"),
+    errors.BatchRateReached: Shape(429, type="requests", code="rate_limit_exceeded"),
     errors.PurposeNotReadable: Shape(400),
     errors.InputUnreadable: _BROKEN,
     errors.LeaseLost: _BROKEN,
+    errors.EnqueuedLimitReached: _BROKEN,
     errors.Unavailable: _AWAY,
     Unauthorized: Shape(401, headers={"www-authenticate": 'Bearer realm="Overnight"'}),
 }
@@ -102,8 +106,20 @@ def render(error: Exception) -> JSONResponse:
         type_=shape.type,
         code=getattr(error, "code", None) or shape.code,
         param=getattr(error, "param", None) or shape.param,
-        headers=shape.headers,
+        headers={**shape.headers, **_when_to_try_again(error)},
     )
+
+
+def _when_to_try_again(error: Exception) -> dict[str, str]:
+    """Both official SDKs wait as long as they are told, up to a limit of their own (60 or 120 s).
+
+    Beyond it the older one would try twice within seconds, and the newer not at all.
+    """
+    seconds: int | None = getattr(error, "retry_after_seconds", None)
+    if seconds is None:
+        return {}
+    told = {"retry-after": str(seconds)}
+    return told if seconds <= _LONGEST_SDK_WAIT_SECONDS else told | {"x-should-retry": "false"}
 
 
 def is_outage(error: BaseException) -> bool:

@@ -16,6 +16,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.errors import request_id_of, unexpected
+from models.ids import ORGANIZATION_ID
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ class Stamp:
                 headers = MutableHeaders(scope=message)
                 headers["x-request-id"] = request_id
                 headers["openai-version"] = "2020-10-01"
+                headers["openai-organization"] = ORGANIZATION_ID
                 milliseconds = round((time.perf_counter() - began) * 1000)
                 headers["openai-processing-ms"] = str(milliseconds)
                 if echoed is not None:

@@ -66,6 +66,20 @@ class ApiSettings(BaseSettings):
     max_other_file_bytes: int = Field(
         default=512 * 1024 * 1024, gt=0, description="Largest file of any other purpose."
     )
+    max_stored_bytes: int = Field(
+        default=2_500_000_000_000,
+        ge=0,
+        le=2**63 - 1,
+        description="Most bytes that a project may store, unless it has a limit of its own"
+        " ([projects](tenants.md)); 0 is no limit.",
+    )
+    max_batches_per_hour: int = Field(
+        default=2000,
+        ge=0,
+        le=2**31 - 1,
+        description="Most batches that a project may create in an hour, unless it has a limit of its"
+        " own; 0 is no limit.",
+    )
     file_retention_days: float = Field(
         default=30,
         gt=0,

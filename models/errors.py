@@ -10,13 +10,21 @@
     ├── FileRefused
     │   ├── FileTooLarge(limit_bytes)
     │   ├── NotJsonLines()
+    │   ├── StorageLimitReached(limit_bytes)
     │   └── PurposeNotReadable(purpose)
+    ├── BatchRateReached(limit, wait_seconds)       no further batch in this hour
+    ├── EnqueuedLimitReached(what, limit, model)    a batch that would be too much at once
     ├── InputUnreadable(...)                        a batch's input that is gone or cannot be decoded
     ├── LeaseLost(what)                             another worker owns it now: stop, change nothing
     └── Unavailable(what)                           a part of the engine does not answer; try again
 
 `api.errors` is the only place that turns them into a status and an envelope.
 """
+
+import math
+from typing import Literal
+
+from models.ids import ORGANIZATION_ID
 
 
 class OvernightError(Exception):
@@ -86,6 +94,42 @@ class NotJsonLines(FileRefused):
 
     def __init__(self) -> None:
         super().__init__("Invalid file format for Batch API. Must be .jsonl")
+
+
+class StorageLimitReached(FileRefused):
+    """The project would store more bytes than it may."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        super().__init__(
+            f"File is too large: the project would store more than its limit of {limit_bytes:,}"
+            " bytes. Please delete files that are no longer needed."
+        )
+        self.limit_bytes = limit_bytes
+
+
+class BatchRateReached(OvernightError):
+    """The project has created as many batches in the last hour as it may."""
+
+    def __init__(self, limit: int, *, wait_seconds: float) -> None:
+        self.limit = limit
+        self.retry_after_seconds = max(1, math.ceil(wait_seconds))
+        super().__init__(
+            f"Rate limit reached for batches in organization {ORGANIZATION_ID} on batches per hour:"
+            f" Limit {limit}, Used {limit}, Requested 1. Please try again in"
+            f" {self.retry_after_seconds}s."
+        )
+
+
+class EnqueuedLimitReached(OvernightError):
+    """The project's batches of one model would have more requests or prompt tokens than they may."""
+
+    def __init__(self, what: Literal["request", "token"], limit: int, *, model: str | None) -> None:
+        super().__init__(
+            f"Enqueued {what} limit reached for {model or 'the default model'} in organization"
+            f" {ORGANIZATION_ID}. Limit: {limit:,} enqueued {what}s. Please try again once some"
+            " in_progress batches have been completed."
+        )
+        self.limit = limit
 
 
 class PurposeNotReadable(FileRefused):

@@ -15,6 +15,9 @@ BatchId = NewType("BatchId", str)
 BatchPk = NewType("BatchPk", int)
 ShardPk = NewType("ShardPk", int)
 
+ORGANIZATION_ID = "org-overnight"
+"""The one organization that there is: what messages and the header `openai-organization` name."""
+
 MAX_LENGTH = 64
 
 _BASE62 = string.ascii_letters + string.digits

@@ -78,6 +78,7 @@ _JSON_TYPES: dict[type, str] = {
     float: "a number",
     type(None): "null",
 }
+_BYTES_PER_TOKEN = 4
 MAX_ECHO = 200
 """Longest piece of a client's own text that an error message repeats."""
 
@@ -123,6 +124,9 @@ class LineChecker:
     embedding_inputs: int = 0
     """Texts (or arrays of tokens) over all lines, which OpenAI limits as well as the lines."""
 
+    prompt_tokens: int = 0
+    """Of all lines, by a plain approximation: a token for every four bytes of a body, or begun four."""
+
     _custom_ids: set[str] = field(default_factory=set)
 
     def check(self, raw: bytes, line_no: int) -> LineError | None:
@@ -135,6 +139,8 @@ class LineChecker:
                 "invalid_json_line", "This line is not parseable as valid JSON.", None, line_no
             )
         fault = self._envelope_fault(line) or self._body_fault(_members(line["body"], _decode_body))
+        if fault is None:
+            self.prompt_tokens += -(-len(line["body"]) // _BYTES_PER_TOKEN)
         return None if fault is None else LineError(*fault, line=line_no)
 
     def _envelope_fault(self, line: dict[str, Any]) -> tuple[str, str, str] | None:

@@ -5,7 +5,7 @@ only the chunks that it touches; no transaction is held while a client is slow.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import zstandard
@@ -24,6 +24,9 @@ _FETCH = 8
 _SPAN_BYTES = 4 * CHUNK_BYTES
 _BOM = b"\xef\xbb\xbf"
 _STALLED = "upload, which had stalled,"
+
+Within = Callable[[AsyncSession], Awaitable[None]]
+"""What else is done in a transaction."""
 
 
 class ChunkEncoder:
@@ -91,11 +94,17 @@ class Upload:
         if len(self._pending) >= _FETCH:
             await self._store()
 
-    async def publish(self, **values: object) -> File:
-        """Store the rest and make the file visible, with `values` for its other columns."""
+    async def publish(self, *, within: Within | None = None, **values: object) -> File:
+        """Store the rest and make the file visible, with `values` for its other columns.
+
+        `within` is called first in the transaction that does so: it may refuse by raising, or write
+        what has to appear together with the file.
+        """
         self._pending.extend(self._encoder.finish())
         await self._store()
         async with self._database.begin() as session:
+            if within is not None:
+                await within(session)
             published = await session.execute(
                 update(File)
                 .where(File.pk == self.file_pk, File.status == FileStatus.UPLOADING)

@@ -10,6 +10,7 @@ def assert_stamped(response: httpx.Response) -> None:
     """Check the headers that every answer has."""
     assert re.fullmatch(r"req_[0-9a-f]{32}", response.headers["x-request-id"])
     assert response.headers["openai-version"] == "2020-10-01"
+    assert response.headers["openai-organization"] == "org-overnight"
     assert response.headers["openai-processing-ms"].isdecimal()
 
 

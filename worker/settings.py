@@ -24,6 +24,21 @@ class ValidateSettings(BaseSettings):
     max_batch_errors: int = Field(
         default=1000, gt=0, description="Most entries that `errors.data` of a failed batch lists."
     )
+    max_enqueued_lines: int = Field(
+        default=0,
+        ge=0,
+        le=2**63 - 1,
+        description="Most requests that the batches of one project and model, which have begun and not"
+        " ended, may have together, unless the project has a limit of its own"
+        " ([projects](tenants.md)); 0 is no limit.",
+    )
+    max_enqueued_tokens: int = Field(
+        default=0,
+        ge=0,
+        le=2**63 - 1,
+        description="The same for their prompt tokens, one for every four bytes of a body; 0 is no"
+        " limit.",
+    )
     shard_lines: int = Field(default=250, gt=0, le=10_000, description="Most lines in one shard.")
     shard_bytes: int = Field(
         default=4 * 1024 * 1024,

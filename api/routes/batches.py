@@ -22,7 +22,14 @@ async def create_batch(
 ) -> wire.Batch:
     """Create a batch from an uploaded file."""
     window = settings.windows()[body.completion_window]
-    return await batches.create(database, caller, bell=bell, request=body, window=window)
+    return await batches.create(
+        database,
+        caller,
+        bell=bell,
+        request=body,
+        window=window,
+        max_batches_per_hour=settings.max_batches_per_hour,
+    )
 
 
 @router.get("")

@@ -19,16 +19,30 @@ from models.lifecycle import BatchStatus
 from models.lines import MAX_ECHO
 from models.project import Caller
 from models.queries import advance, counted_batches
+from models.quota import require_batch_allowed
 
 _CANCELLED = {BatchStatus.CANCELLING, BatchStatus.CANCELLED}
 
 
 async def create(
-    database: Database, caller: Caller, *, bell: Bell, request: CreateBatch, window: timedelta
+    database: Database,
+    caller: Caller,
+    *,
+    bell: Bell,
+    request: CreateBatch,
+    window: timedelta,
+    max_batches_per_hour: int,
 ) -> wire.Batch:
-    """Accept a batch. Its input is looked at later, when it is validated."""
+    """Accept a batch. Its input is looked at later, when it is validated.
+
+    Raises:
+        BatchRateReached: the project has created as many in the last hour as it may.
+    """
     expiry = request.output_expires_after
     async with database.begin() as session:
+        await require_batch_allowed(
+            session, caller.project_pk, max_batches_per_hour=max_batches_per_hour
+        )
         batch = await session.scalar(
             insert(Batch)
             .values(

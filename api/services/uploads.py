@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from datetime import timedelta
 
 from pydantic import ValidationError
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.grammar import refusal_of, unknown_parameter
 from api.multipart import Part
@@ -22,6 +23,7 @@ from models.errors import FileTooLarge, InvalidParameter, NotJsonLines
 from models.ids import new_file_id
 from models.lines import MAX_ECHO
 from models.project import Caller
+from models.quota import Room, look_for_room, require_room
 from models.storage import Upload, open_upload
 
 log = logging.getLogger(__name__)
@@ -39,6 +41,7 @@ async def upload(
         InvalidParameter: a field is missing, unknown or wrong.
         FileTooLarge: the file is larger than its purpose allows.
         NotJsonLines: its purpose is batch, and it is no such file.
+        StorageLimitReached: the project would store more than it may.
     """
     intake = _Intake(database, caller, settings)
     try:
@@ -64,6 +67,7 @@ class _Intake:
         self._expiry: dict[str, str] = {}
         self._upload: Upload | None = None
         self._first_line = FirstLine()
+        self._room = Room(None)
 
     def take_field(self, name: str, value: str) -> None:
         if name == "purpose":
@@ -86,6 +90,12 @@ class _Intake:
             purpose="",
             filename=_tidy(part.filename),
         )
+        async with self._database.begin() as session:
+            self._room = await look_for_room(
+                session,
+                self._caller.project_pk,
+                max_stored_bytes=self._settings.max_stored_bytes,
+            )
         self._upload = await open_upload(self._database, file)
         async for piece in part:
             if self._purpose in {None, "batch"}:
@@ -102,8 +112,18 @@ class _Intake:
         self._check(self._upload.size_bytes)
         life = self._life()
         return await self._upload.publish(
+            within=self._require_room,
             purpose=self._purpose,
             expires_at=None if life is None else File.created_at + life,
+        )
+
+    async def _require_room(self, session: AsyncSession) -> None:
+        assert self._upload is not None  # noqa: S101  # it is being published
+        await require_room(
+            session,
+            self._caller.project_pk,
+            self._upload.size_bytes,
+            max_stored_bytes=self._settings.max_stored_bytes,
         )
 
     async def discard(self) -> None:
@@ -118,6 +138,7 @@ class _Intake:
         limit = self._settings.max_bytes_of(self._purpose)
         if size_bytes > limit:
             raise FileTooLarge(limit)
+        self._room.require(size_bytes)
         if self._purpose == "batch" and self._first_line.is_json_object is False:
             raise NotJsonLines
 

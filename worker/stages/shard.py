@@ -12,6 +12,8 @@ from models.batch import Batch
 from models.database import Database
 from models.lifecycle import BatchStatus
 from models.queries import advance
+from models.quota import require_enqueuable
+from worker.settings import ValidateSettings
 
 
 @dataclass(slots=True)
@@ -45,10 +47,29 @@ class ShardCutter:
 
 
 async def start_batch(
-    database: Database, batch: Batch, *, model: str | None, cutter: ShardCutter
+    database: Database,
+    batch: Batch,
+    *,
+    model: str | None,
+    tokens: int,
+    cutter: ShardCutter,
+    settings: ValidateSettings,
 ) -> bool:
-    """Write the shards and move the batch to `in_progress`; `False` if it has moved elsewhere."""
+    """Write the shards and move the batch to `in_progress`; `False` if it has moved elsewhere.
+
+    Raises:
+        EnqueuedLimitReached: its project would have too much enqueued for this model.
+    """
     async with database.begin() as session:
+        await require_enqueuable(
+            session,
+            batch,
+            model=model,
+            lines=cutter.total,
+            tokens=tokens,
+            max_lines=settings.max_enqueued_lines,
+            max_tokens=settings.max_enqueued_tokens,
+        )
         started = await advance(
             session,
             batch.pk,
@@ -56,6 +77,7 @@ async def start_batch(
             Batch.lease_owner == batch.lease_owner,
             model=model,
             total=cutter.total,
+            enqueued_tokens=tokens,
         )
         if started:
             await _insert_shards(session, batch.pk, cutter.shards)

@@ -12,8 +12,9 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.batch import Batch
-from models.errors import InputUnreadable, LeaseLost
+from models.errors import EnqueuedLimitReached, InputUnreadable, LeaseLost
 from models.file import File
+from models.ids import ORGANIZATION_ID
 from models.lifecycle import BatchStatus
 from models.lines import Endpoint, LineChecker, LineError
 from models.queries import advance, file_is_visible
@@ -55,7 +56,19 @@ async def validate_batch(runtime: Runtime, batch_pk: int) -> None:
     if errors:
         await _fail(runtime, batch, errors)
         return
-    if await start_batch(runtime.database, batch, model=checker.model, cutter=cutter):
+    try:
+        started = await start_batch(
+            runtime.database,
+            batch,
+            model=checker.model,
+            tokens=checker.prompt_tokens,
+            cutter=cutter,
+            settings=runtime.validate_settings,
+        )
+    except EnqueuedLimitReached as error:
+        await _fail(runtime, batch, [LineError("token_limit_exceeded", str(error))])
+        return
+    if started:
         log.info("batch %s: %s lines in %s shards", batch.id, cutter.total, len(cutter.shards))
         await runtime.ring(runtime.doorbell.ring_run, min(len(cutter.shards), RUN_WINDOW))
 
@@ -149,7 +162,7 @@ _EMPTY = LineError(
 
 def _no_such_file(file_id: str) -> LineError:
     message = (
-        f"Cannot find file {file_id}, or organization org-overnight does not have access to it."
+        f"Cannot find file {file_id}, or organization {ORGANIZATION_ID} does not have access to it."
     )
     return LineError("invalid_request", message, "file_id")
 
