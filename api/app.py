@@ -12,7 +12,7 @@ from api import errors
 from api.auth import authenticate
 from api.bell import Bell
 from api.middleware import LastResort, Linger, Stamp
-from api.routes import batches, files, health, models
+from api.routes import batches, extensions, files, health, models
 from api.services.models import connect
 from api.settings import ApiSettings
 from models.database import Database
@@ -60,7 +60,7 @@ def create_app(
     app.state.keys = [key.encode() for key in settings.accepted_keys()]
     app.state.bell = bell
     errors.install(app)
-    for router in (files.router, batches.router, models.router):
+    for router in (files.router, batches.router, extensions.router, models.router):
         app.include_router(router, dependencies=[Depends(authenticate)])
     app.include_router(health.router)
     # The last one added is the outermost.

@@ -20,6 +20,9 @@ class Bell(Protocol):
     def ring_validate(self, batch_pk: int) -> None:
         """A batch waits to be validated."""
 
+    def ring_run(self, times: int = 1) -> None:
+        """So many shards may be runnable."""
+
     def ring_finalize(self, batch_pk: int) -> None:
         """A batch may be ready to have its files written."""
 

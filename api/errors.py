@@ -62,6 +62,11 @@ SHAPES: Mapping[type[Exception], Shape] = {
     errors.ModelNotFound: Shape(404, code="model_not_found", param="model"),
     # Both official SDKs try a 409 again unless they are told that it is of no use.
     errors.BatchNotCancellable: Shape(409, headers={"x-should-retry": "false"}),
+    errors.BatchNotChangeable: Shape(409, headers={"x-should-retry": "false"}),
+    errors.NothingToRetry: Shape(409, headers={"x-should-retry": "false"}),
+    errors.IdempotencyKeyReused: Shape(
+        409, code="idempotency_key_reused", headers={"x-should-retry": "false"}
+    ),
     errors.InvalidParameter: Shape(400),
     errors.FileTooLarge: Shape(400),
     errors.NotJsonLines: Shape(400),

@@ -63,6 +63,8 @@ class Batch(Base):
     enqueued_tokens: Mapped[int] = mapped_column(BigInteger, server_default="0")
     # The batch whose failed lines this one tries again.
     retry_of: Mapped[str | None] = mapped_column(Text)
+    # Calls that were made again; kept when the shards, which count them, are dropped.
+    retries: Mapped[int] = mapped_column(Integer, server_default="0")
     usage: Mapped[dict[str, int] | None] = mapped_column(JSON(none_as_null=True))
 
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())

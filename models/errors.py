@@ -6,6 +6,9 @@
     │   ├── BatchNotFound(batch_id)
     │   └── ModelNotFound(model)
     ├── BatchNotCancellable(status)
+    ├── BatchNotChangeable(wish, status)            neither paused, resumed nor retried in this status
+    ├── NothingToRetry(batch_id)                    every line of it succeeded, or none was read
+    ├── IdempotencyKeyReused()                      the key has stood for another request
     ├── InvalidParameter(message, param, code)      a parameter that breaks the error grammar's rules
     ├── FileRefused
     │   ├── FileTooLarge(limit_bytes)
@@ -65,6 +68,32 @@ class BatchNotCancellable(OvernightError):
     def __init__(self, status: str) -> None:
         super().__init__(f"Cannot cancel a batch with status '{status}'.")
         self.status = status
+
+
+class BatchNotChangeable(OvernightError):
+    """What is wished for cannot be done to a batch in this status."""
+
+    def __init__(self, wish: str, status: str) -> None:
+        super().__init__(f"Cannot {wish} a batch with status '{status}'.")
+        self.status = status
+
+
+class NothingToRetry(OvernightError):
+    """A batch that has ended, and has no line in an error file."""
+
+    def __init__(self, batch_id: str) -> None:
+        super().__init__(f"Batch '{batch_id}' has no failed requests to retry.")
+        self.batch_id = batch_id
+
+
+class IdempotencyKeyReused(OvernightError):
+    """A key that has come before, with another request."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This 'Idempotency-Key' has been used before, with another request. Please use a new key"
+            " for a new request, and the same key only to send the same request again."
+        )
 
 
 class InvalidParameter(OvernightError):

@@ -4,7 +4,7 @@ The primary key is the promise: a line has at most one result. Rows are only eve
 `worker.recorder`, and are dropped when the batch's files stand.
 """
 
-from sqlalchemy import BigInteger, Boolean, Integer, LargeBinary
+from sqlalchemy import BigInteger, Boolean, Integer, LargeBinary, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from models.base import Base, BigInt
@@ -27,3 +27,8 @@ class Result(Base):
     output_tokens: Mapped[BigInt]
     reasoning_tokens: Mapped[BigInt]
     total_tokens: Mapped[BigInt]
+    # The transaction that wrote the row: it gives partial results an order that stays, see the module
+    # `api.services.partial`. A plain number, for SQLAlchemy knows no xid8.
+    recorded_xid: Mapped[BigInt] = mapped_column(
+        server_default=text("(pg_current_xact_id()::text::bigint)")
+    )

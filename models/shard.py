@@ -6,10 +6,20 @@ that a worker reads just the pieces of the file it needs. It lives until its bat
 
 from datetime import datetime
 
-from sqlalchemy import ARRAY, BigInteger, CheckConstraint, ForeignKey, Index, Integer, Text, text
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    CheckConstraint,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    Text,
+    text,
+)
 from sqlalchemy.orm import Mapped, mapped_column
 
-from models.base import Base, PrimaryKey
+from models.base import Base, BigInt, PrimaryKey
 from models.lifecycle import ShardState
 
 
@@ -36,6 +46,19 @@ class Shard(Base):
     claims: Mapped[int] = mapped_column(Integer, server_default="0")
     succeeded: Mapped[int] = mapped_column(Integer, server_default="0")
     failed: Mapped[int] = mapped_column(Integer, server_default="0")
+
+    # What the progress of a batch is told from, written by `worker.recorder` as it goes along: the
+    # tokens of the counted lines; calls in flight, which mean something only while the lease lives;
+    # calls that were made again; and how fast lines ended, as of `lines_per_second_at`.
+    input_tokens: Mapped[BigInt] = mapped_column(server_default="0")
+    cached_tokens: Mapped[BigInt] = mapped_column(server_default="0")
+    output_tokens: Mapped[BigInt] = mapped_column(server_default="0")
+    reasoning_tokens: Mapped[BigInt] = mapped_column(server_default="0")
+    total_tokens: Mapped[BigInt] = mapped_column(server_default="0")
+    in_flight: Mapped[int] = mapped_column(Integer, server_default="0")
+    retries: Mapped[int] = mapped_column(Integer, server_default="0")
+    lines_per_second: Mapped[float] = mapped_column(Double, server_default="0")
+    lines_per_second_at: Mapped[datetime | None]
 
     __table_args__ = (
         CheckConstraint("state IN ('queued', 'running', 'done')", name="state_known"),

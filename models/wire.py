@@ -182,6 +182,24 @@ class Batch(BaseModel):
         )
 
 
+class BatchProgress(BaseModel):
+    """How a batch is getting on: an extension. Times are Unix seconds."""
+
+    object: Literal["batch.progress"] = "batch.progress"
+    batch_id: str
+    status: str
+    paused: bool
+    request_counts: RequestCounts
+    in_flight: int
+    retries: int
+    usage: Usage
+    lines_per_second: float
+    expires_at: int
+    seconds_left: int
+    forecast_end_at: int | None
+    forecast_in_window: bool | None
+
+
 class BatchList(BaseModel):
     """A page of batches."""
 

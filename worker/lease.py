@@ -54,6 +54,7 @@ _CLAIM_SHARD = text(
         SELECT shards.pk
         FROM shards JOIN batches ON batches.pk = shards.batch_pk JOIN load USING (batch_pk)
         WHERE batches.status = 'in_progress' AND batches.expires_at > now()
+          AND batches.paused_at IS NULL
           AND (shards.state = 'queued'
                OR (shards.state = 'running' AND shards.lease_until <= now()
                    AND pg_postmaster_start_time() < now() - make_interval(secs => :lease_seconds)))
@@ -63,7 +64,7 @@ _CLAIM_SHARD = text(
     )
     UPDATE shards
     SET state = 'running', lease_owner = :owner || '#' || (shards.claims + 1),
-        claims = shards.claims + 1,
+        claims = shards.claims + 1, in_flight = 0,
         lease_until = clock_timestamp() + make_interval(secs => :lease_seconds)
     FROM next, batches
     WHERE shards.pk = next.pk AND batches.pk = shards.batch_pk
@@ -124,7 +125,7 @@ async def close_shard(database: Database, shard: ClaimedShard) -> bool:
         state = await session.scalar(
             text(
                 """
-                UPDATE shards SET lease_owner = NULL, lease_until = NULL,
+                UPDATE shards SET lease_owner = NULL, lease_until = NULL, in_flight = 0,
                     state = CASE WHEN succeeded + failed = size THEN 'done' ELSE 'queued' END
                 WHERE pk = :pk AND state = 'running' AND lease_owner = :lease_owner
                 RETURNING state
@@ -140,7 +141,8 @@ async def others_wait(database: Database, batch_pk: int) -> bool:
     is_waiting = (
         exists()
         .where(Shard.batch_pk == Batch.pk, Batch.pk != batch_pk)
-        .where(Batch.status == BatchStatus.IN_PROGRESS, Shard.state == ShardState.QUEUED)
+        .where(Batch.status == BatchStatus.IN_PROGRESS, Batch.paused_at.is_(None))
+        .where(Shard.state == ShardState.QUEUED)
     )
     async with database.statement() as session:
         return bool(await session.scalar(select(is_waiting)))

@@ -33,6 +33,10 @@ class Row(NamedTuple):
 
 
 # psycopg's binary parameters (%b) for the arrays: a quarter of the time of text ones, measured.
+#
+# `lines_per_second` is a mean that forgets at the rate of 1/e a minute (`api.services.progress`
+# reads it): each line adds 1/60 to it. A write without a line leaves it alone, and the exponent has a
+# bound, for Postgres takes a product too small to be told from zero for an error.
 _RECORD = """
     WITH lease AS MATERIALIZED (
         SELECT pk, batch_pk FROM shards
@@ -47,20 +51,45 @@ _RECORD = """
                            %(output_tokens)b::bigint[], %(reasoning_tokens)b::bigint[],
                            %(total_tokens)b::bigint[]) AS rows
         ON CONFLICT DO NOTHING
-        RETURNING succeeded
+        RETURNING succeeded, input_tokens, cached_tokens, output_tokens, reasoning_tokens,
+                  total_tokens
     ), counted AS (
-        SELECT count(*) FILTER (WHERE succeeded) AS succeeded,
-               count(*) FILTER (WHERE NOT succeeded) AS failed
+        SELECT count(*) AS lines,
+               count(*) FILTER (WHERE succeeded) AS succeeded,
+               count(*) FILTER (WHERE NOT succeeded) AS failed,
+               coalesce(sum(input_tokens), 0) AS input_tokens,
+               coalesce(sum(cached_tokens), 0) AS cached_tokens,
+               coalesce(sum(output_tokens), 0) AS output_tokens,
+               coalesce(sum(reasoning_tokens), 0) AS reasoning_tokens,
+               coalesce(sum(total_tokens), 0) AS total_tokens
         FROM inserted
     )
     UPDATE shards
     SET succeeded = shards.succeeded + counted.succeeded,
         failed = shards.failed + counted.failed,
-        lease_until = clock_timestamp() + make_interval(secs => %(lease_seconds)s)
+        lease_until = clock_timestamp() + make_interval(secs => %(lease_seconds)s),
+        input_tokens = least(shards.input_tokens + counted.input_tokens, 1e18),
+        cached_tokens = least(shards.cached_tokens + counted.cached_tokens, 1e18),
+        output_tokens = least(shards.output_tokens + counted.output_tokens, 1e18),
+        reasoning_tokens = least(shards.reasoning_tokens + counted.reasoning_tokens, 1e18),
+        total_tokens = least(shards.total_tokens + counted.total_tokens, 1e18),
+        in_flight = %(in_flight)s::int,
+        retries = shards.retries + %(retries)s::int,
+        lines_per_second = CASE counted.lines WHEN 0 THEN shards.lines_per_second ELSE
+            counted.lines / 60.0 + shards.lines_per_second * coalesce(exp(-least(60, greatest(0,
+                extract(epoch FROM clock_timestamp() - shards.lines_per_second_at) / 60
+            ))::float8), 0) END,
+        lines_per_second_at = CASE counted.lines WHEN 0 THEN shards.lines_per_second_at
+            ELSE clock_timestamp() END
     FROM lease, counted
     WHERE shards.pk = lease.pk
-    RETURNING (SELECT status FROM batches WHERE batches.pk = shards.batch_pk)
+    RETURNING (
+        SELECT CASE WHEN status = 'in_progress' AND paused_at IS NOT NULL THEN 'paused' ELSE status END
+        FROM batches WHERE batches.pk = shards.batch_pk
+    )
 """
+
+_PAUSED = "paused"
 
 
 # One answer may be as long as 64 MB (embeddings, say), and one message to Postgres at most 1 GB.
@@ -72,9 +101,12 @@ class Recorder:
     """Gathers a shard's results and writes them every `record_seconds` or `record_rows`.
 
     The same write renews the lease, also with nothing to record, and brings the batch's status back:
-    `on_status` is called when it is no longer `in_progress`, `on_lost` when the lease is gone. Results
-    that cannot be written for a whole lease are given up only if `may_give_up` says so, or the batch
-    waits to be closed.
+    `on_status` is called when it is no longer `in_progress`, `on_paused` while it is paused, `on_lost`
+    when the lease is gone. Results that cannot be written for a whole lease are given up only if
+    `may_give_up` says so, or the batch waits to be closed.
+
+    It also brings `in_flight()` and `retries`, which only the worker knows, to where they can be asked
+    for; of a write whose commit was in doubt, retries may count twice.
     """
 
     def __init__(
@@ -86,6 +118,8 @@ class Recorder:
         on_status: Callable[[BatchStatus], None],
         on_lost: Callable[[], None],
         may_give_up: Callable[[], bool],
+        on_paused: Callable[[], None] = lambda: None,
+        in_flight: Callable[[], int] = lambda: 0,
     ) -> None:
         self._database = database
         self._shard = shard
@@ -93,6 +127,11 @@ class Recorder:
         self._on_status = on_status
         self._on_lost = on_lost
         self._may_give_up = may_give_up
+        self._on_paused = on_paused
+        self._in_flight = in_flight
+        self.retries = 0
+        """Calls that were made again and are not written yet; whoever makes one adds to it."""
+
         self._rows: list[Row] = []
         self._bytes = 0
         self._is_full = asyncio.Event()
@@ -154,6 +193,7 @@ class Recorder:
         return asyncio.get_running_loop().time() - moment
 
     async def _try_to_write(self, rows: list[Row]) -> None:
+        retries = self.retries
         try:
             status = await self._write(rows)
         except (SQLAlchemyError, OSError) as error:
@@ -162,6 +202,7 @@ class Recorder:
             await self._bear_with(error, rows)
             return
         self._renewed_at = asyncio.get_running_loop().time()
+        self.retries -= retries
         if rows or not self._rows:
             self._failing_since = None
         del self._rows[: len(rows)]
@@ -172,9 +213,11 @@ class Recorder:
             log.warning("shard %s: the lease is lost", self._shard.pk)
             self._is_lost = True
             self._on_lost()
-        elif status is not BatchStatus.IN_PROGRESS:
+        elif status == _PAUSED:
+            self._on_paused()
+        elif status != BatchStatus.IN_PROGRESS:
             self._has_moved_on = True
-            self._on_status(status)
+            self._on_status(BatchStatus(status))
 
     async def _bear_with(self, error: Exception, rows: list[Row]) -> None:
         if self._failing_since is None:
@@ -202,12 +245,14 @@ class Recorder:
             count += 1
         return self._rows[:count]
 
-    async def _write(self, rows: list[Row]) -> BatchStatus | None:
-        """One transaction; the batch's status, or `None` if the lease is no longer ours."""
+    async def _write(self, rows: list[Row]) -> str | None:
+        """One transaction; the batch's status or `paused`, or `None` if the lease is no longer ours."""
         values = {
             "shard_pk": self._shard.pk,
             "lease_owner": self._shard.lease_owner,
             "lease_seconds": self._settings.lease_seconds,
+            "in_flight": self._in_flight(),
+            "retries": self.retries,
             "line_no": [row.line_no for row in rows],
             "succeeded": [row.succeeded for row in rows],
             "line": [row.line for row in rows],
@@ -219,5 +264,6 @@ class Recorder:
         }
         async with self._database.statement() as session:
             connection = await session.connection()
-            status = (await connection.exec_driver_sql(_RECORD, values)).scalar_one_or_none()
-        return None if status is None else BatchStatus(status)
+            recorded = await connection.exec_driver_sql(_RECORD, values)
+            status: str | None = recorded.scalar_one_or_none()
+        return status

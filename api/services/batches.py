@@ -70,7 +70,7 @@ async def get(database: Database, caller: Caller, *, batch_id: str) -> wire.Batc
         BatchNotFound: there is none with this id.
     """
     async with database.begin() as session:
-        return await _show(session, caller, batch_id)
+        return await show(session, caller, batch_id)
 
 
 async def list_(database: Database, caller: Caller, *, query: ListBatches) -> wire.BatchList:
@@ -101,11 +101,11 @@ async def cancel(database: Database, caller: Caller, *, bell: Bell, batch_id: st
         BatchNotCancellable: it has ended otherwise, or is writing its files.
     """
     async with database.begin() as session:
-        batch_pk = (await _find(session, caller, batch_id)).pk
+        batch_pk = (await find(session, caller, batch_id)).pk
         moved = await advance(session, batch_pk, BatchStatus.CANCELLING)
         # Read again in any case: it may have moved between the look and the step.
         session.expire_all()
-        shown = await _show(session, caller, batch_id)
+        shown = await show(session, caller, batch_id)
         if not moved and shown.status not in _CANCELLED:
             raise BatchNotCancellable(shown.status)
     if moved:
@@ -113,7 +113,12 @@ async def cancel(database: Database, caller: Caller, *, bell: Bell, batch_id: st
     return shown
 
 
-async def _show(session: AsyncSession, caller: Caller, batch_id: str) -> wire.Batch:
+async def show(session: AsyncSession, caller: Caller, batch_id: str) -> wire.Batch:
+    """A batch as its owner sees it.
+
+    Raises:
+        BatchNotFound: there is none with this id.
+    """
     row = None
     if could_be_id(batch_id):
         statement = counted_batches().where(_is_theirs(caller, batch_id))
@@ -123,7 +128,12 @@ async def _show(session: AsyncSession, caller: Caller, batch_id: str) -> wire.Ba
     return wire.Batch.of(*row)
 
 
-async def _find(session: AsyncSession, caller: Caller, batch_id: str) -> Batch:
+async def find(session: AsyncSession, caller: Caller, batch_id: str) -> Batch:
+    """A batch's own row, for its owner.
+
+    Raises:
+        BatchNotFound: there is none with this id.
+    """
     found = None
     if could_be_id(batch_id):
         found = await session.scalar(select(Batch).where(_is_theirs(caller, batch_id)))
@@ -138,7 +148,7 @@ def _is_theirs(caller: Caller, batch_id: str) -> ColumnElement[bool]:
 
 async def _place_of(session: AsyncSession, caller: Caller, after: str) -> tuple[datetime, int]:
     try:
-        batch = await _find(session, caller, after)
+        batch = await find(session, caller, after)
     except BatchNotFound as error:
         message = f"Invalid 'after': no batch found with id '{error.batch_id}'."
         raise InvalidParameter(message, param="after", code="invalid_value") from None

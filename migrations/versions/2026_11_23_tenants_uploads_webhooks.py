@@ -282,6 +282,36 @@ def upgrade() -> None:
     )
     op.add_column("batches", sa.Column("retry_of", sa.Text(), nullable=True))
     op.add_column("batches", sa.Column("paused_at", sa.DateTime(timezone=True), nullable=True))
+    op.add_column("batches", sa.Column("retries", sa.Integer(), server_default="0", nullable=False))
+    for name in (
+        "input_tokens",
+        "cached_tokens",
+        "output_tokens",
+        "reasoning_tokens",
+        "total_tokens",
+    ):
+        op.add_column(
+            "shards", sa.Column(name, sa.BigInteger(), server_default="0", nullable=False)
+        )
+    for name in ("in_flight", "retries"):
+        op.add_column("shards", sa.Column(name, sa.Integer(), server_default="0", nullable=False))
+    op.add_column(
+        "shards",
+        sa.Column("lines_per_second", sa.Double(), server_default="0", nullable=False),
+    )
+    op.add_column(
+        "shards", sa.Column("lines_per_second_at", sa.DateTime(timezone=True), nullable=True)
+    )
+    # Rows that are there get the number of this very transaction, without being written again.
+    op.add_column(
+        "results",
+        sa.Column(
+            "recorded_xid",
+            sa.BigInteger(),
+            server_default=sa.text("(pg_current_xact_id()::text::bigint)"),
+            nullable=False,
+        ),
+    )
     op.drop_index(op.f("ix_batches_newest"), table_name="batches")
     op.create_index(
         "ix_batches_newest",
@@ -336,6 +366,20 @@ def downgrade() -> None:
         [sa.literal_column("created_at DESC"), sa.literal_column("pk DESC")],
         unique=False,
     )
+    op.drop_column("results", "recorded_xid")
+    for name in (
+        "lines_per_second_at",
+        "lines_per_second",
+        "retries",
+        "in_flight",
+        "total_tokens",
+        "reasoning_tokens",
+        "output_tokens",
+        "cached_tokens",
+        "input_tokens",
+    ):
+        op.drop_column("shards", name)
+    op.drop_column("batches", "retries")
     op.drop_column("batches", "paused_at")
     op.drop_column("batches", "retry_of")
     op.drop_column("batches", "enqueued_tokens")

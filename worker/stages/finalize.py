@@ -131,6 +131,7 @@ async def _write_and_close(runtime: Runtime, batch: Batch) -> BatchStatus | None
             completed=totals.completed,
             failed=totals.failed,
             usage=totals.usage,
+            retries=await _retries(session, batch.pk),
         )
         if not closed:
             await session.rollback()
@@ -255,6 +256,15 @@ async def _totals(session: AsyncSession, batch_pk: int) -> _Totals:
     completed, failed, *sums = row
     usage = {column.key: int(total) for column, total in zip(tokens, sums, strict=True)}
     return _Totals(completed, failed, usage)
+
+
+async def _retries(session: AsyncSession, batch_pk: int) -> int:
+    """Calls that were made again; whatever was counted twice, no more than the column holds."""
+    counted = func.coalesce(func.sum(Shard.retries), 0)
+    retries = await session.scalar(
+        select(func.least(counted, 2**31 - 1)).where(Shard.batch_pk == batch_pk)
+    )
+    return int(retries or 0)
 
 
 class _OutputFile:

@@ -112,6 +112,8 @@ class ShardRun:
             on_status=self._on_status,
             on_lost=self._abort,
             may_give_up=runtime.draining.is_set,
+            on_paused=self._on_paused,
+            in_flight=lambda: len(self._lines) - len(self._waiting),
         )
 
     async def run(self) -> None:
@@ -237,6 +239,7 @@ class ShardRun:
         await asyncio.sleep(seconds)
         await self._runtime.limiter.acquire()
         self._waiting.discard(task)
+        self._recorder.retries += 1
 
     def _render(self, line_no: int, custom_id: str, key: str, outcome: Outcome) -> Row:
         if outcome.status_code is None:
@@ -260,6 +263,11 @@ class ShardRun:
         else:
             self._abort()
 
+    def _on_paused(self) -> None:
+        """Begin no call any more, and let those in flight end, however long they take."""
+        self.has_made_room = True
+        self._stop(None)
+
     async def _stop_when_draining(self) -> None:
         await self._runtime.draining.wait()
         self._stop(self._settings.drain_seconds)
@@ -282,15 +290,16 @@ class ShardRun:
                     self._stop(self._settings.drain_seconds)
                     return
 
-    def _stop(self, grace_seconds: float) -> None:
-        """Begin no call any more; give up those in flight after the grace period."""
+    def _stop(self, grace_seconds: float | None) -> None:
+        """Begin no call any more; give up those in flight after the grace period, if there is one."""
         if not self._is_stopping:
             self._is_stopping = True
             if self._feeder is not None:
                 self._feeder.cancel()
             for task in self._waiting:
                 task.cancel()
-        self._later(grace_seconds, self._abort)
+        if grace_seconds is not None:
+            self._later(grace_seconds, self._abort)
 
     def _abort(self) -> None:
         """Give up everything but what is already recorded or waits to be."""

@@ -104,7 +104,7 @@ _RUNNABLE = text(
     """
     SELECT count(*) FROM (
         SELECT FROM shards JOIN batches ON batches.pk = shards.batch_pk
-        WHERE batches.status = 'in_progress'
+        WHERE batches.status = 'in_progress' AND batches.paused_at IS NULL
           AND (shards.state = 'queued' OR (shards.state = 'running' AND shards.lease_until <= now()))
         LIMIT :window
     ) AS runnable
