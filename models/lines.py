@@ -377,6 +377,14 @@ def render_failure(*, request_id: str, custom_id: str, code: str, message: str) 
     )
 
 
+def request_id_of(line: bytes) -> bytes:
+    """The id that a line begins with which `render_response` or `render_failure` has written."""
+    return line[len(_BEFORE_ID) : line.find(b'"', len(_BEFORE_ID))]
+
+
+_BEFORE_ID = b'{"id": "'
+
+
 BATCH_EXPIRED = (
     "batch_expired",
     "This request could not be executed before the completion window expired.",
