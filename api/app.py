@@ -12,11 +12,12 @@ from api import errors
 from api.auth import authenticate
 from api.bell import Bell
 from api.middleware import LastResort, Linger, Stamp
-from api.routes import batches, extensions, files, health, models
+from api.routes import batches, extensions, files, health, models, webhook_endpoints
 from api.services.models import connect
 from api.settings import ApiSettings
 from models.database import Database
-from models.settings import BrokerSettings, DatabaseSettings, UpstreamSettings
+from models.receiver import Receiver
+from models.settings import BrokerSettings, DatabaseSettings, UpstreamSettings, WebhookSettings
 from models.wire import ErrorEnvelope
 from worker.queue import Doorbell
 
@@ -27,6 +28,7 @@ def create_app(
     database: DatabaseSettings | None = None,
     broker: BrokerSettings | None = None,
     upstream: UpstreamSettings | None = None,
+    webhooks: WebhookSettings | None = None,
     bell: Bell | None = None,
 ) -> FastAPI:
     """The application. A setting that is missing or wrong is an error here, not at a request."""
@@ -59,9 +61,11 @@ def create_app(
     app.state.settings = settings
     app.state.keys = [key.encode() for key in settings.accepted_keys()]
     app.state.bell = bell
+    app.state.receiver = Receiver(webhooks or WebhookSettings())
     errors.install(app)
     for router in (files.router, batches.router, extensions.router, models.router):
         app.include_router(router, dependencies=[Depends(authenticate)])
+    app.include_router(webhook_endpoints.router, dependencies=[Depends(authenticate)])
     app.include_router(health.router)
     # The last one added is the outermost.
     app.add_middleware(LastResort)

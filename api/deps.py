@@ -7,9 +7,19 @@ import httpx
 from fastapi import Depends, Request
 
 from api.bell import Bell
-from api.params import CreateBatch, read_json, validate_body
+from api.params import (
+    BodyT,
+    CreateBatch,
+    CreateWebhookEndpoint,
+    RotateWebhookSecret,
+    UpdateWebhookEndpoint,
+    WebhookTest,
+    read_json,
+    validate_body,
+)
 from api.settings import ApiSettings
 from models.database import Database
+from models.receiver import Receiver
 
 
 def _from_state(name: str) -> Callable[[Request], Awaitable[Any]]:
@@ -23,6 +33,7 @@ def _from_state(name: str) -> Callable[[Request], Awaitable[Any]]:
 DatabaseDep = Annotated[Database, Depends(_from_state("database"))]
 SettingsDep = Annotated[ApiSettings, Depends(_from_state("settings"))]
 BellDep = Annotated[Bell, Depends(_from_state("bell"))]
+ReceiverDep = Annotated[Receiver, Depends(_from_state("receiver"))]
 UpstreamDep = Annotated[httpx.AsyncClient, Depends(_from_state("upstream"))]
 
 
@@ -36,3 +47,25 @@ async def _create_batch_body(request: Request, settings: SettingsDep) -> CreateB
 
 
 CreateBatchBody = Annotated[CreateBatch, Depends(_create_batch_body)]
+
+
+def _json_body(model: type[BodyT]) -> Callable[..., Awaitable[BodyT]]:
+    async def read(request: Request, settings: SettingsDep) -> BodyT:
+        return validate_body(
+            model,
+            await read_json(request),
+            refuse_unknown=settings.unknown_parameters == "refuse",
+            windows={},
+        )
+
+    return read
+
+
+CreateWebhookEndpointBody = Annotated[
+    CreateWebhookEndpoint, Depends(_json_body(CreateWebhookEndpoint))
+]
+UpdateWebhookEndpointBody = Annotated[
+    UpdateWebhookEndpoint, Depends(_json_body(UpdateWebhookEndpoint))
+]
+RotateWebhookSecretBody = Annotated[RotateWebhookSecret, Depends(_json_body(RotateWebhookSecret))]
+WebhookTestBody = Annotated[WebhookTest, Depends(_json_body(WebhookTest))]

@@ -60,6 +60,12 @@ SHAPES: Mapping[type[Exception], Shape] = {
     errors.FileNotFound: Shape(404, param="id"),
     errors.BatchNotFound: Shape(404),
     errors.ModelNotFound: Shape(404, code="model_not_found", param="model"),
+    errors.WebhookEndpointNotFound: Shape(404),
+    errors.TooManyWebhookEndpoints: Shape(400, code="webhook_endpoint_limit_exceeded"),
+    # One sentence for every reason, so that it tells nothing of what is behind an address.
+    errors.ReceiverUnreachable: Shape(
+        400, code="webhook_endpoint_unreachable", message="The webhook endpoint did not answer."
+    ),
     # Both official SDKs try a 409 again unless they are told that it is of no use.
     errors.BatchNotCancellable: Shape(409, headers={"x-should-retry": "false"}),
     errors.BatchNotChangeable: Shape(409, headers={"x-should-retry": "false"}),

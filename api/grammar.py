@@ -78,7 +78,7 @@ def unknown_parameter(name: str) -> InvalidParameter:
 
 def _judge(fault: Mapping[str, Any], under: str) -> tuple[_Rank, InvalidParameter]:
     kind, value, facts = fault["type"], fault.get("input"), fault.get("ctx", {})
-    param = ".".join([*([under] if under else []), *map(str, fault["loc"])])[:MAX_ECHO]
+    param = _place(under, fault["loc"])[:MAX_ECHO]
     if kind == _REFUSED:
         rank = _Rank.TYPE if facts["code"] == "invalid_type" else _Rank.VALUE
         return rank, InvalidParameter(facts["message"], param=facts["param"], code=facts["code"])
@@ -99,6 +99,17 @@ def _judge(fault: Mapping[str, Any], under: str) -> tuple[_Rank, InvalidParamete
     return _Rank.VALUE, InvalidParameter(message, param=param, code=code)
 
 
+def _place(under: str, path: Sequence[str | int]) -> str:
+    """`metadata.key`, `event_types[0]`."""
+    place = under
+    for step in path:
+        if isinstance(step, int):
+            place += f"[{step}]"
+        else:
+            place += f".{step}" if place else step
+    return place
+
+
 def _bound(kind: str, param: str, value: object, facts: Mapping[str, Any]) -> tuple[str, str]:
     match kind:
         case "greater_than_equal":
@@ -113,6 +124,12 @@ def _bound(kind: str, param: str, value: object, facts: Mapping[str, Any]) -> tu
                 f"Invalid '{param}': integer {wording} {facts['le']}, but got {value} instead.",
                 code,
             )
+        case "string_too_short" if value == "":
+            length = "Expected a string with minimum length 1, but got an empty string instead."
+            return f"Invalid '{param}': empty string. {length}", "empty_string"
+        case "too_short" if value == []:
+            length = "Expected an array with minimum length 1, but got an empty array instead."
+            return f"Invalid '{param}': empty array. {length}", "empty_array"
         case "string_too_long":
             length = expected_length(str(value), facts["max_length"])
             return f"Invalid '{param}': string too long. {length}", "string_above_max_length"

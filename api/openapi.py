@@ -4,11 +4,23 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from api.params import PURPOSES, CreateBatch, ExpiresAfter
+from api.params import (
+    PURPOSES,
+    CreateBatch,
+    CreateWebhookEndpoint,
+    ExpiresAfter,
+    RotateWebhookSecret,
+    UpdateWebhookEndpoint,
+    WebhookTest,
+)
 
 
 def _required_body(media_type: str, schema: dict[str, Any]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {media_type: {"schema": schema}}}}
+
+
+def _optional_body(media_type: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"requestBody": {"required": False, "content": {media_type: {"schema": schema}}}}
 
 
 def _inline(model: type[BaseModel]) -> dict[str, Any]:
@@ -31,6 +43,10 @@ def _inline(model: type[BaseModel]) -> dict[str, Any]:
 _EXPIRY = _inline(ExpiresAfter)["properties"]
 
 CREATE_BATCH_BODY = _required_body("application/json", _inline(CreateBatch))
+CREATE_WEBHOOK_ENDPOINT_BODY = _required_body("application/json", _inline(CreateWebhookEndpoint))
+UPDATE_WEBHOOK_ENDPOINT_BODY = _optional_body("application/json", _inline(UpdateWebhookEndpoint))
+ROTATE_WEBHOOK_SECRET_BODY = _optional_body("application/json", _inline(RotateWebhookSecret))
+WEBHOOK_TEST_BODY = _required_body("application/json", _inline(WebhookTest))
 UPLOAD_FORM = _required_body(
     "multipart/form-data",
     {

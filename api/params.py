@@ -18,9 +18,12 @@ from starlette.exceptions import HTTPException
 from api.grammar import expected_length, refusal_of, refused, supported_values, unknown_keys
 from models.errors import InvalidParameter
 from models.lines import MAX_ECHO, Endpoint, invalid_type
+from models.receiver import MAX_URL
+from models.webhook import EventType
 
 PURPOSES = ("assistants", "batch", "fine-tune", "vision", "user_data", "evals")
 MAX_BODY_BYTES = 1024 * 1024
+_MAX_NAME = 256
 _MAX_PAIRS, _MAX_KEY, _MAX_VALUE = 16, 64, 512
 
 
@@ -84,6 +87,24 @@ Metadata = Annotated[
 ]
 
 
+def _check_name(value: Any) -> Any:
+    if isinstance(value, str) and "\0" in value:
+        message = "Invalid 'name': it contains a NUL character."
+        raise refused(message, param="name", code="invalid_value")
+    return value
+
+
+def _without_default(schema: dict[str, Any]) -> None:
+    schema.pop("default", None)
+
+
+EndpointName = Annotated[
+    str, Field(min_length=1, max_length=_MAX_NAME), BeforeValidator(_check_name)
+]
+EndpointUrl = Annotated[str, Field(min_length=1, max_length=MAX_URL)]
+EventTypes = Annotated[list[EventType], Field(min_length=1)]
+
+
 class Body(BaseModel):
     """A JSON body: unknown keys are faults, and no type is converted into another."""
 
@@ -111,6 +132,35 @@ class CreateBatch(Body):
     output_expires_after: ExpiresAfter | None = None
 
 
+class CreateWebhookEndpoint(Body):
+    """The body of POST /v1/webhook_endpoints."""
+
+    name: EndpointName
+    url: EndpointUrl
+    event_types: EventTypes
+
+
+class UpdateWebhookEndpoint(Body):
+    """The body of POST /v1/webhook_endpoints/{id}: what is not there stays as it is."""
+
+    # Never read: `model_dump(exclude_unset=True)` leaves them out.
+    name: EndpointName = Field(default="", json_schema_extra=_without_default)
+    url: EndpointUrl = Field(default="", json_schema_extra=_without_default)
+    event_types: EventTypes = Field(default_factory=list)
+
+
+class RotateWebhookSecret(Body):
+    """The body of POST /v1/webhook_endpoints/{id}/rotate_secret."""
+
+    keep_old_secret_active_for_24_hours: bool = False
+
+
+class WebhookTest(Body):
+    """The body of POST /v1/webhook_endpoints/{id}/test."""
+
+    event_type: EventType
+
+
 class ListBatches(BaseModel):
     """The query of GET /v1/batches."""
 
@@ -127,6 +177,14 @@ class ListFiles(BaseModel):
     order: Literal["asc", "desc"] = "desc"
 
 
+class ListWebhookEndpoints(BaseModel):
+    """The query of GET /v1/webhook_endpoints."""
+
+    after: str | None = None
+    limit: int = Field(default=20, ge=0, le=100)
+
+
+ListWebhookEndpointsQuery = Annotated[ListWebhookEndpoints, Query()]
 ListBatchesQuery = Annotated[ListBatches, Query()]
 ListFilesQuery = Annotated[ListFiles, Query()]
 

@@ -18,8 +18,8 @@ from api.settings import ApiSettings
 from cli.address import shown_url
 from cli.console import CommandError, explain_settings
 from cli.revision import current_revision, newest_revision
-from models.settings import BrokerSettings, DatabaseSettings, UpstreamSettings
-from worker.settings import ControlSettings, RunSettings, ValidateSettings
+from models.settings import BrokerSettings, DatabaseSettings, UpstreamSettings, WebhookSettings
+from worker.settings import ControlSettings, NotifySettings, RunSettings, ValidateSettings
 
 _SECONDS = 5.0
 _SETTINGS: tuple[type[BaseSettings], ...] = (
@@ -30,6 +30,8 @@ _SETTINGS: tuple[type[BaseSettings], ...] = (
     ValidateSettings,
     RunSettings,
     ControlSettings,
+    WebhookSettings,
+    NotifySettings,
 )
 _PREFIX = "OVERNIGHT_"
 # What no settings class reads: what the commands do, and what docker-compose.yml reads from the same

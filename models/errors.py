@@ -4,11 +4,14 @@
     ├── NotFound
     │   ├── FileNotFound(file_id)
     │   ├── BatchNotFound(batch_id)
+    │   ├── WebhookEndpointNotFound(endpoint_id)
     │   └── ModelNotFound(model)
     ├── BatchNotCancellable(status)
     ├── BatchNotChangeable(wish, status)            neither paused, resumed nor retried in this status
     ├── NothingToRetry(batch_id)                    every line of it succeeded, or none was read
     ├── IdempotencyKeyReused()                      the key has stood for another request
+    ├── TooManyWebhookEndpoints(limit)
+    ├── ReceiverUnreachable(reason)                 a webhook that got no answer
     ├── InvalidParameter(message, param, code)      a parameter that breaks the error grammar's rules
     ├── FileRefused
     │   ├── FileTooLarge(limit_bytes)
@@ -54,6 +57,14 @@ class BatchNotFound(NotFound):
         self.batch_id = batch_id
 
 
+class WebhookEndpointNotFound(NotFound):
+    """No such webhook endpoint."""
+
+    def __init__(self, endpoint_id: str) -> None:
+        super().__init__(f"No webhook endpoint found with id '{endpoint_id}'.")
+        self.endpoint_id = endpoint_id
+
+
 class ModelNotFound(NotFound):
     """The model server does not know this model."""
 
@@ -94,6 +105,22 @@ class IdempotencyKeyReused(OvernightError):
             "This 'Idempotency-Key' has been used before, with another request. Please use a new key"
             " for a new request, and the same key only to send the same request again."
         )
+
+
+class TooManyWebhookEndpoints(OvernightError):
+    """The project has as many webhook endpoints as it may."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"A project can have at most {limit} webhook endpoints.")
+        self.limit = limit
+
+
+class ReceiverUnreachable(OvernightError):
+    """A webhook's receiver gave no answer. `reason` is for the log, not for who asked."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"The webhook endpoint did not answer: {reason}")
+        self.reason = reason
 
 
 class InvalidParameter(OvernightError):

@@ -43,6 +43,21 @@ def new_key_id() -> str:
     return "key_" + _letters(16)
 
 
+def new_webhook_endpoint_id() -> str:
+    """`whe_` and 32 hexadecimal digits."""
+    return "whe_" + secrets.token_hex(16)
+
+
+def new_webhook_id() -> str:
+    """`wh_` and 32 hexadecimal digits: names one event on its way to one receiver."""
+    return "wh_" + secrets.token_hex(16)
+
+
+def new_event_id() -> str:
+    """`evt_` and 32 hexadecimal digits: names one event, to whomever it goes."""
+    return "evt_" + secrets.token_hex(16)
+
+
 def could_be_id(text: str) -> bool:
     """Whether an object could have this id at all; what cannot need not be asked of the database."""
     return 0 < len(text) <= MAX_LENGTH and text.isascii() and text.isprintable()

@@ -4,13 +4,15 @@
 that want the same move, one wins, and losing is normal.
 """
 
-from sqlalchemy import ColumnElement, Select, func, or_, select, true, update
+from sqlalchemy import ColumnElement, Select, func, or_, select, text, true, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.batch import Batch
 from models.file import File, FileStatus
-from models.lifecycle import BatchStatus, sources_of, timestamp_for
+from models.ids import new_event_id
+from models.lifecycle import FINAL, BatchStatus, sources_of, timestamp_for
 from models.shard import Shard
+from models.webhook import event_type_of
 
 
 async def advance(
@@ -23,7 +25,8 @@ async def advance(
     """Move a batch to `to`, if the life cycle and `conditions` allow it now; say whether it moved.
 
     `values` are written in the same statement, so that a status and what belongs to it appear
-    together. The lease of the stage that ends here is given up.
+    together. The lease of the stage that ends here is given up. Entering a final status also writes
+    a delivery for each webhook endpoint that wants to hear of it.
     """
     moved = await session.execute(
         update(Batch)
@@ -39,7 +42,30 @@ async def advance(
         )
         .execution_options(synchronize_session=False)
     )
-    return moved.rowcount == 1  # type: ignore[attr-defined,no-any-return]  # a CursorResult for an UPDATE
+    has_moved: bool = moved.rowcount == 1  # type: ignore[attr-defined]  # a CursorResult for an UPDATE
+    if has_moved and to in FINAL:
+        await _announce_end(session, batch_pk, to)
+    return has_moved
+
+
+# KEY SHARE: an endpoint that is being deleted is waited for and then skipped, rather than be missed by
+# the foreign key's check, which would undo the end of the batch.
+_ANNOUNCE_END = text(
+    """
+    INSERT INTO webhook_deliveries (endpoint_pk, webhook_id, event_id, event_type, batch_id)
+    SELECT webhook_endpoints.pk, 'wh_' || replace(gen_random_uuid()::text, '-', ''),
+        :event_id, :event_type, batches.id
+    FROM webhook_endpoints JOIN batches USING (project_pk)
+    WHERE batches.pk = :batch_pk AND :event_type = ANY (webhook_endpoints.event_types)
+    FOR KEY SHARE OF webhook_endpoints
+    """
+)
+
+
+async def _announce_end(session: AsyncSession, batch_pk: int, end: BatchStatus) -> None:
+    """Write down whom to tell, in the transaction that ends the batch: so no event is lost."""
+    values = {"batch_pk": batch_pk, "event_id": new_event_id(), "event_type": event_type_of(end)}
+    await session.execute(_ANNOUNCE_END, values)
 
 
 def counted_batches() -> Select[Batch, int, int]:

@@ -84,6 +84,24 @@ class BrokerSettings(BaseSettings):
     )
 
 
+class WebhookSettings(BaseSettings):
+    """Whom webhooks may call, and for how long."""
+
+    model_config = ENV
+
+    webhook_allow_private: bool = Field(
+        default=False,
+        description="Let webhooks go to any address, private ones and this machine's own included,"
+        " and by plain HTTP. For development, or where every key's holder is trusted.",
+    )
+    webhook_timeout_seconds: float = Field(
+        default=10,
+        gt=0,
+        le=60,
+        description="Longest time that a receiver may take, from its name to its answer.",
+    )
+
+
 class UpstreamSettings(BaseSettings):
     """The OpenAI-compatible model server that the lines are sent to."""
 

@@ -5,11 +5,21 @@ until it succeeds or its time is over. The secret must be kept as it is: it sign
 """
 
 from datetime import datetime
+from typing import Literal, get_args
 
 from sqlalchemy import ARRAY, CheckConstraint, ForeignKey, Index, Integer, Text, func, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from models.base import Base, PrimaryKey
+from models.lifecycle import BatchStatus
+
+EventType = Literal["batch.completed", "batch.failed", "batch.expired", "batch.cancelled"]
+EVENT_TYPES: tuple[EventType, ...] = get_args(EventType)
+
+
+def event_type_of(end: BatchStatus) -> str:
+    """The event of a batch that has entered a final status."""
+    return f"batch.{end.value}"
 
 
 class WebhookEndpoint(Base):
@@ -37,6 +47,13 @@ class WebhookEndpoint(Base):
             "ix_webhook_endpoints_newest", "project_pk", text("created_at DESC"), text("pk DESC")
         ),
     )
+
+    def active_secrets(self, now: datetime) -> list[str]:
+        """What signs at this time, the newest first."""
+        until = self.previous_secret_until
+        if self.previous_secret is None or until is None or until <= now:
+            return [self.secret]
+        return [self.secret, self.previous_secret]
 
 
 class WebhookDelivery(Base):

@@ -5,12 +5,14 @@ order is that of the reference examples.
 """
 
 from datetime import datetime
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel
 
 from models import batch as tables
 from models import file as file_tables
+from models import webhook as webhook_tables
+from models.signing import hint_of
 
 
 def unix(moment: datetime | None) -> int | None:
@@ -214,6 +216,88 @@ class BatchList(BaseModel):
         """A page; `first_id` and `last_id` are null on an empty one."""
         first, last = (batches[0].id, batches[-1].id) if batches else (None, None)
         return cls(data=batches, first_id=first, last_id=last, has_more=has_more)
+
+
+class WebhookEndpoint(BaseModel):
+    """A receiver of events."""
+
+    id: str
+    object: Literal["webhook_endpoint"] = "webhook_endpoint"
+    created_at: int
+    updated_at: int
+    name: str
+    url: str
+    event_types: list[str]
+    signing_secret_hint: str
+
+    @classmethod
+    def of(cls, endpoint: webhook_tables.WebhookEndpoint) -> Self:
+        """The endpoint as a client sees it, without its secret."""
+        return cls(**cls._shown(endpoint))
+
+    @classmethod
+    def _shown(cls, endpoint: webhook_tables.WebhookEndpoint) -> dict[str, Any]:
+        return {
+            "id": endpoint.id,
+            "created_at": int(endpoint.created_at.timestamp()),
+            "updated_at": int(endpoint.updated_at.timestamp()),
+            "name": endpoint.name,
+            "url": endpoint.url,
+            "event_types": endpoint.event_types,
+            "signing_secret_hint": hint_of(endpoint.secret),
+        }
+
+
+class WebhookEndpointWithSecret(WebhookEndpoint):
+    """What creating an endpoint and rotating its secret answer, and nothing else does."""
+
+    signing_secret: str
+
+    @classmethod
+    def of(cls, endpoint: webhook_tables.WebhookEndpoint) -> Self:
+        """The endpoint with its secret."""
+        return cls(**cls._shown(endpoint), signing_secret=endpoint.secret)
+
+
+class WebhookEndpointList(BaseModel):
+    """A page of webhook endpoints."""
+
+    object: Literal["list"] = "list"
+    data: list[WebhookEndpoint]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+    @classmethod
+    def of(cls, endpoints: list[WebhookEndpoint], *, has_more: bool) -> Self:
+        """A page; `first_id` and `last_id` are null on an empty one."""
+        first, last = (endpoints[0].id, endpoints[-1].id) if endpoints else (None, None)
+        return cls(data=endpoints, first_id=first, last_id=last, has_more=has_more)
+
+
+class WebhookEndpointDeleted(BaseModel):
+    """The answer to a deletion."""
+
+    id: str
+    object: Literal["webhook_endpoint.deleted"] = "webhook_endpoint.deleted"
+    deleted: Literal[True] = True
+
+
+class WebhookEndpointTest(BaseModel):
+    """What a receiver answered to a made-up event. It answered: whether it liked it, the status says."""
+
+    object: Literal["webhook_endpoint.test"] = "webhook_endpoint.test"
+    webhook_endpoint_id: str
+    event_type: str
+    status_code: int
+    success: Literal[True] = True
+
+
+class WebhookEventTypeList(BaseModel):
+    """The events that there are."""
+
+    object: Literal["list"] = "list"
+    data: list[str]
 
 
 class Model(BaseModel):

@@ -10,8 +10,8 @@ from pydantic_core import PydanticUndefined
 from pydantic_settings import BaseSettings
 
 from api.settings import ApiSettings
-from models.settings import BrokerSettings, DatabaseSettings, UpstreamSettings
-from worker.settings import ControlSettings, RunSettings, ValidateSettings
+from models.settings import BrokerSettings, DatabaseSettings, UpstreamSettings, WebhookSettings
+from worker.settings import ControlSettings, NotifySettings, RunSettings, ValidateSettings
 
 PATH = Path(__file__).parents[1] / "docs" / "configuration.md"
 _HEAD = """\
@@ -38,6 +38,8 @@ _SECTIONS: dict[str, tuple[str, type[BaseSettings]]] = {
     "Broker": ("every process", BrokerSettings),
     "Model server": ("api and worker", UpstreamSettings),
     "API": ("api", ApiSettings),
+    "Webhooks": ("api and worker", WebhookSettings),
+    "Sending webhooks": ("control workers", NotifySettings),
     "Validation": ("control workers", ValidateSettings),
     "Running": ("run workers", RunSettings),
     "Control": ("control workers and beat", ControlSettings),

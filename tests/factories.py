@@ -6,14 +6,22 @@ from typing import Any
 
 from sqlalchemy import insert
 
-from models import ApiKey, Batch, File, Project, Result, Shard
+from models import ApiKey, Batch, File, Project, Result, Shard, WebhookEndpoint
 from models.database import Database
-from models.ids import new_batch_id, new_file_id, new_key_id, new_project_id
+from models.ids import (
+    new_batch_id,
+    new_file_id,
+    new_key_id,
+    new_project_id,
+    new_webhook_endpoint_id,
+)
 from models.keys import new_key
 from models.lifecycle import BatchStatus, ShardState
 from models.lines import Endpoint
-from models.project import Caller
+from models.project import DEFAULT_PROJECT_PK, Caller
+from models.signing import new_secret
 from models.storage import open_upload
+from models.webhook import EVENT_TYPES
 
 _PASSED = {
     BatchStatus.VALIDATING: (),
@@ -87,6 +95,26 @@ async def make_key(database: Database, caller: Caller, **values: Any) -> str:
     async with database.begin() as session:
         await session.execute(insert(ApiKey).values(columns | values))
     return key.text
+
+
+async def make_webhook_endpoint(
+    database: Database, url: str = "https://receiver.example/hook", **values: Any
+) -> WebhookEndpoint:
+    """An endpoint for all events; of the default project, unless `project_pk` says otherwise."""
+    columns = {
+        "id": new_webhook_endpoint_id(),
+        "project_pk": DEFAULT_PROJECT_PK,
+        "name": "receiver",
+        "url": url,
+        "event_types": list(EVENT_TYPES),
+        "secret": new_secret(),
+    }
+    async with database.begin() as session:
+        made: WebhookEndpoint | None = await session.scalar(
+            insert(WebhookEndpoint).values(columns | values).returning(WebhookEndpoint)
+        )
+    assert made is not None
+    return made
 
 
 async def make_batch(

@@ -17,6 +17,7 @@ CONTROL_QUEUE = "control"
 RUN_QUEUE = "run"
 VALIDATE_BATCH = "validate_batch"
 FINALIZE_BATCH = "finalize_batch"
+NOTIFY = "notify"
 SWEEP = "sweep"
 RUN_SHARD = "run_shard"
 
@@ -88,6 +89,10 @@ class Doorbell:
         """A batch may be ready to have its files written."""
         self._ring(FINALIZE_BATCH, batch_pk)
 
+    def ring_notify(self) -> None:
+        """A webhook waits to be sent."""
+        self._ring(NOTIFY)
+
     def ring_sweep(self, *, expires_seconds: float) -> None:
         """Somebody should look at everything, within so many seconds or not at all."""
         self._ring(SWEEP, expires_seconds=expires_seconds)
@@ -136,6 +141,7 @@ class Doorbell:
 _QUEUE_OF = {
     VALIDATE_BATCH: CONTROL_QUEUE,
     FINALIZE_BATCH: CONTROL_QUEUE,
+    NOTIFY: CONTROL_QUEUE,
     SWEEP: CONTROL_QUEUE,
     RUN_SHARD: RUN_QUEUE,
 }

@@ -22,11 +22,20 @@ import uvloop
 
 from models.database import Database
 from models.lines import Endpoint
+from models.receiver import Receiver
+from models.settings import WebhookSettings
 from models.settings import UpstreamSettings
 from worker.limiter import Limiter
+from worker.outbox import Outbox
 from worker.queue import Doorbell
 from worker.retry import Neighbours
-from worker.settings import ControlSettings, RunSettings, ValidateSettings, WorkerSettings
+from worker.settings import (
+    ControlSettings,
+    NotifySettings,
+    RunSettings,
+    ValidateSettings,
+    WorkerSettings,
+)
 from worker.upstream import Upstream
 
 Answer = TypeVar("Answer")
@@ -51,7 +60,14 @@ class Runtime:
     )
     """By endpoint and model: behind one address, one model may be down and another well."""
 
+    webhook_settings: WebhookSettings = field(default_factory=WebhookSettings)
+    notify_settings: NotifySettings = field(default_factory=NotifySettings)
+    receiver: Receiver = field(init=False)
+    outbox: Outbox = field(default_factory=Outbox)
     draining: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self.receiver = Receiver(self.webhook_settings)
 
     @classmethod
     def from_environment(cls) -> Self:
@@ -66,6 +82,8 @@ class Runtime:
             validate_settings=settings.validate,
             run_settings=settings.run,
             control_settings=settings.control,
+            webhook_settings=settings.webhook,
+            notify_settings=settings.notify,
             neighbours=neighbours_for(settings.run, settings.upstream),
         )
 
@@ -78,7 +96,9 @@ class Runtime:
         return await asyncio.to_thread(bell, *args)
 
     async def aclose(self) -> None:
-        """Close every connection."""
+        """Let the webhooks in flight end, and close every connection."""
+        self.draining.set()
+        await self.outbox.drain(seconds=self.webhook_settings.webhook_timeout_seconds)
         await self.upstream.aclose()
         await self.database.dispose()
         self.doorbell.close()

@@ -6,7 +6,13 @@ from typing import Self
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings
 
-from models.settings import ENV, BrokerSettings, DatabaseSettings, UpstreamSettings
+from models.settings import (
+    ENV,
+    BrokerSettings,
+    DatabaseSettings,
+    UpstreamSettings,
+    WebhookSettings,
+)
 
 
 class ValidateSettings(BaseSettings):
@@ -131,6 +137,27 @@ class ControlSettings(BaseSettings):
     )
 
 
+class NotifySettings(BaseSettings):
+    """How webhooks are sent, and for how long it is tried."""
+
+    model_config = ENV
+
+    webhook_max_in_flight: int = Field(
+        default=32, gt=0, le=1000, description="Most webhooks that one process sends at a time."
+    )
+    webhook_first_wait_seconds: float = Field(
+        default=5, gt=0, description="First wait after a webhook failed; it doubles each time."
+    )
+    webhook_longest_wait_seconds: float = Field(
+        default=4 * 3600, gt=0, description="Longest wait between two tries of a webhook."
+    )
+    webhook_give_up_seconds: float = Field(
+        default=72 * 3600,
+        gt=0,
+        description="A webhook that still fails so long after its event is given up.",
+    )
+
+
 @dataclass(frozen=True)
 class WorkerSettings:
     """All that a worker process needs to know."""
@@ -141,3 +168,5 @@ class WorkerSettings:
     validate: ValidateSettings = field(default_factory=ValidateSettings)
     run: RunSettings = field(default_factory=RunSettings)
     control: ControlSettings = field(default_factory=ControlSettings)
+    webhook: WebhookSettings = field(default_factory=WebhookSettings)
+    notify: NotifySettings = field(default_factory=NotifySettings)

@@ -11,9 +11,9 @@ from typing import Concatenate, ParamSpec
 from celery import Celery
 
 from models.faults import describe
-from worker.queue import FINALIZE_BATCH, RUN_SHARD, SWEEP, VALIDATE_BATCH
+from worker.queue import FINALIZE_BATCH, NOTIFY, RUN_SHARD, SWEEP, VALIDATE_BATCH
 from worker.runtime import Runtime, loop_thread
-from worker.stages import finalize, run, sweep, validate
+from worker.stages import finalize, notify, run, sweep, validate
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +25,7 @@ def register_tasks(app: Celery) -> None:
     app.task(_answer(validate.validate_batch), name=VALIDATE_BATCH)
     app.task(_answer(run.run_shards), name=RUN_SHARD)
     app.task(_answer(finalize.finalize_batch), name=FINALIZE_BATCH)
+    app.task(_answer(notify.notify), name=NOTIFY)
     app.task(_answer(sweep.sweep), name=SWEEP)
 
 

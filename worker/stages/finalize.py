@@ -28,6 +28,7 @@ from models.shard import Shard
 from models.storage import CHUNK_BYTES, ChunkEncoder, insert_chunks, read_places
 from worker.lease import claim_batch, release_batch, renew_batch
 from worker.runtime import Runtime
+from worker.stages.notify import ring_if_due
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +50,8 @@ async def finalize_batch(runtime: Runtime, batch_pk: int) -> None:
             await release_batch(runtime.database, batch_pk, owner=runtime.owner)
         raise
     log.info("batch %s: %s", batch.id, status or "no longer ours to finalize")
+    if status is not None:
+        await ring_if_due(runtime)
 
 
 async def _claim(runtime: Runtime, batch_pk: int) -> Batch | None:

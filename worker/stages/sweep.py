@@ -16,6 +16,7 @@ from models.lifecycle import FINAL, BatchStatus, ShardState
 from models.queries import advance
 from models.shard import Shard
 from worker.lease import advance_if_all_done
+from worker.outbox import forget_ended, is_any_due
 from worker.queue import CONTROL_QUEUE, RUN_QUEUE, RUN_WINDOW
 from worker.runtime import Runtime
 
@@ -35,6 +36,8 @@ async def sweep(runtime: Runtime) -> None:
     await _advance_finished(runtime)
     await _ring_for_batches(runtime)
     await _ring_for_shards(runtime)
+    await _ring_for_webhooks(runtime)
+    await forget_ended(runtime.database)
     await _purge(runtime)
 
 
@@ -121,6 +124,14 @@ async def _ring_for_shards(runtime: Runtime) -> None:
     waiting = await runtime.ring(runtime.doorbell.waiting_bells, RUN_QUEUE)
     if waiting is not None and waiting < runnable:
         await runtime.ring(runtime.doorbell.ring_run, runnable - waiting)
+
+
+async def _ring_for_webhooks(runtime: Runtime) -> None:
+    """Ring for webhooks whose time has come: the first one, or another after a failure."""
+    if await is_any_due(runtime.database):
+        waiting = await runtime.ring(runtime.doorbell.waiting_bells, CONTROL_QUEUE)
+        if waiting is not None and waiting < _AT_ONCE:
+            await runtime.ring(runtime.doorbell.ring_notify)
 
 
 async def _purge(runtime: Runtime) -> None:

@@ -22,6 +22,7 @@ from models.storage import LineTooLong, PlacedLine, read_lines
 from worker.lease import claim_batch, renew_batch
 from worker.queue import RUN_WINDOW
 from worker.runtime import Runtime
+from worker.stages.notify import ring_if_due
 from worker.stages.shard import ShardCutter, start_batch
 
 log = logging.getLogger(__name__)
@@ -152,6 +153,7 @@ async def _fail(runtime: Runtime, batch: Batch, errors: list[LineError]) -> None
         )
     if failed:
         log.info("batch %s: failed validation with %s errors", batch.id, len(errors))
+        await ring_if_due(runtime)
 
 
 _EMPTY = LineError(
