@@ -143,7 +143,7 @@ def fail() -> None:
 
 
 def refuse(completed: Any) -> None:
-    """Refusals arrive as the SDK's own exceptions, and are not tried again."""
+    """Refusals arrive as the SDK's own exceptions; it is told not to try a conflict again."""
     for call, kind in (
         (lambda: client.batches.retrieve("batch_none"), openai.NotFoundError),
         (lambda: client.files.content("file-none"), openai.NotFoundError),
@@ -156,6 +156,8 @@ def refuse(completed: Any) -> None:
         except kind as error:
             assert error.body["message"], error  # type: ignore[index]
             assert error.request_id
+            if kind is openai.ConflictError:
+                assert error.response.headers["x-should-retry"] == "false"
         else:
             raise AssertionError(kind)
     passed("refusals")
