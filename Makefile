@@ -8,7 +8,7 @@ PYTHON_CODE := api benchmarks cli migrations models tests worker
 SOURCES = $(wildcard $(PYTHON_CODE))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test lint types format bench test-clients compose-test migrate revision requirements clean
+.PHONY: help setup demo up test lint types format bench test-clients conformance compatibility compose-test migrate revision requirements clean
 .SILENT: help setup demo up clean
 
 help: ## list these commands
@@ -48,6 +48,14 @@ bench: setup ## measure; prints the table of docs/performance.md
 
 test-clients: setup ## run every client that is known to work, each in its own environment (CLIENTS="NAME ...")
 	$(BIN)/python -m tests.clients.run $(CLIENTS)
+
+conformance: setup ## run the conformance kit (BASE_URL and API_KEY name a server; else Overnight is started for it)
+	$(BIN)/python -m tests.conformance.kit $(CASES)
+
+compatibility: setup ## run the conformance kit against Overnight, and write docs/compatibility.md from it
+	@mkdir -p build
+	BASE_URL= $(BIN)/python -m tests.conformance.kit --write build/conformance.json || true
+	$(BIN)/python -m scripts.write_compatibility build/conformance.json
 
 compose-test: setup ## bring docker-compose.yml up from nothing, kill a worker in mid-batch, check the result
 	$(BIN)/python -m tests.compose.run
