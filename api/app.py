@@ -12,7 +12,7 @@ from api import errors
 from api.auth import authenticate
 from api.bell import Bell
 from api.middleware import LastResort, Linger, Stamp
-from api.routes import batches, extensions, files, health, models, webhook_endpoints
+from api.routes import batches, extensions, files, health, models, uploads, webhook_endpoints
 from api.services.models import connect
 from api.settings import ApiSettings
 from models.database import Database
@@ -63,7 +63,13 @@ def create_app(
     app.state.bell = bell
     app.state.receiver = Receiver(webhooks or WebhookSettings())
     errors.install(app)
-    for router in (files.router, batches.router, extensions.router, models.router):
+    for router in (
+        files.router,
+        uploads.router,
+        batches.router,
+        extensions.router,
+        models.router,
+    ):
         app.include_router(router, dependencies=[Depends(authenticate)])
     app.include_router(webhook_endpoints.router, dependencies=[Depends(authenticate)])
     app.include_router(health.router)

@@ -8,7 +8,9 @@ from fastapi import Depends, Request
 
 from api.bell import Bell
 from api.params import (
+    CompleteUpload,
     BodyT,
+    CreateUpload,
     CreateBatch,
     CreateWebhookEndpoint,
     RotateWebhookSecret,
@@ -61,6 +63,8 @@ def _json_body(model: type[BodyT]) -> Callable[..., Awaitable[BodyT]]:
     return read
 
 
+CreateUploadBody = Annotated[CreateUpload, Depends(_json_body(CreateUpload))]
+CompleteUploadBody = Annotated[CompleteUpload, Depends(_json_body(CompleteUpload))]
 CreateWebhookEndpointBody = Annotated[
     CreateWebhookEndpoint, Depends(_json_body(CreateWebhookEndpoint))
 ]

@@ -59,6 +59,7 @@ _AWAY = Shape(503, type="server_error", headers={"retry-after": str(RETRY_AFTER_
 SHAPES: Mapping[type[Exception], Shape] = {
     errors.FileNotFound: Shape(404, param="id"),
     errors.BatchNotFound: Shape(404),
+    errors.UploadNotFound: Shape(404, param="id"),
     errors.ModelNotFound: Shape(404, code="model_not_found", param="model"),
     errors.WebhookEndpointNotFound: Shape(404),
     errors.TooManyWebhookEndpoints: Shape(400, code="webhook_endpoint_limit_exceeded"),
@@ -73,6 +74,7 @@ SHAPES: Mapping[type[Exception], Shape] = {
     errors.IdempotencyKeyReused: Shape(
         409, code="idempotency_key_reused", headers={"x-should-retry": "false"}
     ),
+    errors.UploadHasEnded: Shape(400, param="id"),
     errors.InvalidParameter: Shape(400),
     errors.FileTooLarge: Shape(400),
     errors.NotJsonLines: Shape(400),

@@ -6,7 +6,9 @@ from pydantic import BaseModel
 
 from api.params import (
     PURPOSES,
+    CompleteUpload,
     CreateBatch,
+    CreateUpload,
     CreateWebhookEndpoint,
     ExpiresAfter,
     RotateWebhookSecret,
@@ -47,6 +49,16 @@ CREATE_WEBHOOK_ENDPOINT_BODY = _required_body("application/json", _inline(Create
 UPDATE_WEBHOOK_ENDPOINT_BODY = _optional_body("application/json", _inline(UpdateWebhookEndpoint))
 ROTATE_WEBHOOK_SECRET_BODY = _optional_body("application/json", _inline(RotateWebhookSecret))
 WEBHOOK_TEST_BODY = _required_body("application/json", _inline(WebhookTest))
+CREATE_UPLOAD_BODY = _required_body("application/json", _inline(CreateUpload))
+COMPLETE_UPLOAD_BODY = _required_body("application/json", _inline(CompleteUpload))
+PART_FORM = _required_body(
+    "multipart/form-data",
+    {
+        "type": "object",
+        "required": ["data"],
+        "properties": {"data": {"type": "string", "format": "binary"}},
+    },
+)
 UPLOAD_FORM = _required_body(
     "multipart/form-data",
     {

@@ -4,6 +4,7 @@ Promises: a body is bounded, and is JSON in the strict sense (no NaN, no lone su
 wrong with it is refused in OpenAI's words (`api.grammar`).
 """
 
+import re
 from collections.abc import Mapping
 from datetime import timedelta
 from functools import reduce
@@ -28,6 +29,7 @@ _MAX_PAIRS, _MAX_KEY, _MAX_VALUE = 16, 64, 512
 
 
 def _check_metadata(value: Any) -> Any:
+_MD5 = re.compile(r"[0-9a-fA-F]{32}", re.ASCII)
     if value is None:
         return None
     if not isinstance(value, dict):
@@ -85,6 +87,50 @@ Metadata = Annotated[
         json_schema_extra={"maxProperties": _MAX_PAIRS},
     ),
 ]
+def _check_purpose(value: Any) -> Any:
+    if isinstance(value, str) and value not in PURPOSES:
+        message = supported_values(value, PURPOSES)
+        raise refused(message, param="purpose", code="invalid_value")
+    return value
+
+
+def _check_mime_type(value: Any) -> Any:
+    # Postgres has no NUL in a text.
+    if isinstance(value, str) and "\0" in value:
+        message = "Invalid 'mime_type': it contains a NUL character."
+        raise refused(message, param="mime_type", code="invalid_value")
+    return value
+
+
+def _check_part_ids(value: Any) -> Any:
+    if not isinstance(value, list):
+        return value
+    if not value:
+        message = (
+            "Invalid 'part_ids': empty array. Expected an array with minimum length 1, but got an"
+            " empty array instead."
+        )
+        raise refused(message, param="part_ids", code="empty_array")
+    seen: set[str] = set()
+    for number, part_id in enumerate(value):
+        param = f"part_ids[{number}]"
+        if not isinstance(part_id, str):
+            message = invalid_type(param, "a string", part_id)
+            raise refused(message, param=param, code="invalid_type")
+        if part_id in seen:
+            message = f"Invalid '{param}': the part '{part_id[:MAX_ECHO]}' is there more than once."
+            raise refused(message, param=param, code="invalid_value")
+        seen.add(part_id)
+    return value
+
+
+def _check_md5(value: Any) -> Any:
+    if isinstance(value, str) and _MD5.fullmatch(value) is None:
+        message = "Invalid 'md5': expected 32 hexadecimal digits."
+        raise refused(message, param="md5", code="invalid_value")
+    return value
+
+
 
 
 def _check_name(value: Any) -> Any:
@@ -169,6 +215,35 @@ class ListBatches(BaseModel):
 
 
 class ListFiles(BaseModel):
+class CreateUpload(Body):
+    """The body of POST /v1/uploads."""
+
+    filename: str
+    purpose: Annotated[
+        str, BeforeValidator(_check_purpose), Field(json_schema_extra={"enum": list(PURPOSES)})
+    ]
+    bytes: int = Field(ge=1)
+    mime_type: Annotated[str, BeforeValidator(_check_mime_type)] = Field(max_length=256)
+    expires_after: ExpiresAfter | None = None
+
+
+class CompleteUpload(Body):
+    """The body of POST /v1/uploads/{upload_id}/complete."""
+
+    part_ids: Annotated[
+        list[str],
+        BeforeValidator(_check_part_ids),
+        Field(
+            description="The parts in the order of their bytes.", json_schema_extra={"minItems": 1}
+        ),
+    ]
+    md5: Annotated[
+        str | None,
+        BeforeValidator(_check_md5),
+        Field(description="The checksum of all bytes, in hexadecimal digits."),
+    ] = None
+
+
     """The query of GET /v1/files."""
 
     purpose: str | None = None

@@ -49,6 +49,17 @@ def _keys(value: SecretStr) -> SecretStr:
     if not all(key.isascii() and key.isprintable() and " " not in key for key in keys):
         message = "a key may hold only visible ASCII characters"
         raise ValueError(message)
+    max_upload_bytes: int = Field(
+        default=8 * 1024**3,
+        gt=0,
+        description="Largest upload in parts, of any purpose but batch.",
+    )
+    max_part_bytes: int = Field(
+        default=64 * 1024 * 1024, gt=0, description="Largest part of an upload in parts."
+    )
+    upload_life_seconds: int = Field(
+        default=3600, gt=0, description="Time that there is to complete an upload in parts."
+    )
     return value
 
 
@@ -96,6 +107,10 @@ class ApiSettings(BaseSettings):
     )
     client_silence_seconds: float = Field(
         default=60,
+    def max_upload_bytes_of(self, purpose: str) -> int:
+        """Largest upload in parts of this purpose."""
+        return self.max_file_bytes if purpose == "batch" else self.max_upload_bytes
+
         gt=0,
         description="A client that is silent for so long in mid-request is cut off.",
     )

@@ -4,17 +4,19 @@
     ├── NotFound
     │   ├── FileNotFound(file_id)
     │   ├── BatchNotFound(batch_id)
+    │   ├── UploadNotFound(upload_id)
     │   ├── WebhookEndpointNotFound(endpoint_id)
     │   └── ModelNotFound(model)
     ├── BatchNotCancellable(status)
     ├── BatchNotChangeable(wish, status)            neither paused, resumed nor retried in this status
     ├── NothingToRetry(batch_id)                    every line of it succeeded, or none was read
     ├── IdempotencyKeyReused()                      the key has stood for another request
+    ├── UploadHasEnded(wish, status)                it takes no part any more, nor another end
     ├── TooManyWebhookEndpoints(limit)
     ├── ReceiverUnreachable(reason)                 a webhook that got no answer
     ├── InvalidParameter(message, param, code)      a parameter that breaks the error grammar's rules
     ├── FileRefused
-    │   ├── FileTooLarge(limit_bytes)
+    │   ├── FileTooLarge(limit_bytes, param)
     │   ├── NotJsonLines()
     │   ├── StorageLimitReached(limit_bytes)
     │   └── PurposeNotReadable(purpose)
@@ -57,6 +59,14 @@ class BatchNotFound(NotFound):
         self.batch_id = batch_id
 
 
+class UploadNotFound(NotFound):
+    """No such upload."""
+
+    def __init__(self, upload_id: str) -> None:
+        super().__init__(f"No such Upload object: {upload_id}")
+        self.upload_id = upload_id
+
+
 class WebhookEndpointNotFound(NotFound):
     """No such webhook endpoint."""
 
@@ -79,6 +89,30 @@ class BatchNotCancellable(OvernightError):
     def __init__(self, status: str) -> None:
         super().__init__(f"Cannot cancel a batch with status '{status}'.")
         self.status = status
+
+
+class UploadHasEnded(OvernightError):
+    """The upload is completed, cancelled or expired, so that what is wished for cannot be."""
+
+    def __init__(self, wish: str, status: str) -> None:
+        super().__init__(f"Cannot {wish} an upload with status '{status}'.")
+        self.status = status
+
+
+class TooManyWebhookEndpoints(OvernightError):
+    """The project has as many webhook endpoints as it may."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"A project can have at most {limit} webhook endpoints.")
+        self.limit = limit
+
+
+class ReceiverUnreachable(OvernightError):
+    """A webhook's receiver gave no answer. `reason` is for the log, not for who asked."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"The webhook endpoint did not answer: {reason}")
+        self.reason = reason
 
 
 class BatchNotChangeable(OvernightError):
@@ -107,22 +141,6 @@ class IdempotencyKeyReused(OvernightError):
         )
 
 
-class TooManyWebhookEndpoints(OvernightError):
-    """The project has as many webhook endpoints as it may."""
-
-    def __init__(self, limit: int) -> None:
-        super().__init__(f"A project can have at most {limit} webhook endpoints.")
-        self.limit = limit
-
-
-class ReceiverUnreachable(OvernightError):
-    """A webhook's receiver gave no answer. `reason` is for the log, not for who asked."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(f"The webhook endpoint did not answer: {reason}")
-        self.reason = reason
-
-
 class InvalidParameter(OvernightError):
     """One parameter of a request is wrong; worded by OpenAI's measured grammar."""
 
@@ -140,9 +158,10 @@ class FileRefused(OvernightError):
 class FileTooLarge(FileRefused):
     """More bytes than a file of this purpose may have."""
 
-    def __init__(self, limit_bytes: int) -> None:
+    def __init__(self, limit_bytes: int, *, param: str | None = None) -> None:
         super().__init__("File is too large.")
         self.limit_bytes = limit_bytes
+        self.param = param
 
 
 class NotJsonLines(FileRefused):

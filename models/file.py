@@ -16,9 +16,10 @@ from models.project import DEFAULT_PROJECT_PK
 
 
 class FileStatus(StrEnum):
-    """Whether all bytes have arrived."""
+    """Whether all bytes have arrived. `part` is whole, but only a part of an upload: never visible."""
 
     UPLOADING = "uploading"
+    PART = "part"
     PROCESSED = "processed"
 
 
@@ -45,7 +46,7 @@ class File(Base):
     purged_at: Mapped[datetime | None]
 
     __table_args__ = (
-        CheckConstraint("status IN ('uploading', 'processed')", name="status_known"),
+        CheckConstraint("status IN ('uploading', 'part', 'processed')", name="status_known"),
         CheckConstraint("bytes >= 0 AND chunk_bytes > 0", name="sizes_positive"),
         # The list, newest first (and, read backwards, oldest first).
         Index(

@@ -33,6 +33,16 @@ def new_batch_id() -> BatchId:
     return BatchId("batch_" + secrets.token_hex(16))
 
 
+def new_upload_id() -> str:
+    """`upload_` and 32 hexadecimal digits."""
+    return "upload_" + secrets.token_hex(16)
+
+
+def new_part_id() -> str:
+    """`part_` and 32 hexadecimal digits."""
+    return "part_" + secrets.token_hex(16)
+
+
 def new_project_id() -> str:
     """`proj_` and 24 base-62 characters."""
     return "proj_" + _letters(24)

@@ -97,6 +97,8 @@ class Upload:
     async def publish(self, *, within: Within | None = None, **values: object) -> File:
         """Store the rest and make the file visible, with `values` for its other columns.
 
+        With the status `part` among the values it is whole, but stays invisible.
+
         `within` is called first in the transaction that does so: it may refuse by raising, or write
         what has to appear together with the file.
         """
@@ -109,10 +111,12 @@ class Upload:
                 update(File)
                 .where(File.pk == self.file_pk, File.status == FileStatus.UPLOADING)
                 .values(
-                    status=FileStatus.PROCESSED,
-                    bytes=self._encoder.size_bytes,
-                    touched_at=func.now(),
-                    **values,
+                    {
+                        "status": FileStatus.PROCESSED,
+                        "bytes": self._encoder.size_bytes,
+                        "touched_at": func.now(),
+                    }
+                    | values
                 )
                 .returning(File)
             )

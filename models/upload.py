@@ -1,15 +1,37 @@
 """An upload in parts: announced, filled part by part in any order, and completed into one file.
 
-The bytes of a part are those of a hidden file (`file_pk`), so that storing them, removing them and
-reading them need no second way.
+The bytes of a part are those of a hidden file (`file_pk`, of status `part`), so that storing them,
+removing them and reading them need no second way. A part is in this table once it is whole. When its
+upload has ended, the sweep takes away what completing it has not used.
 """
 
+import builtins
 from datetime import datetime
+from enum import StrEnum
 
-from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, Integer, Text, func, text
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    Text,
+    func,
+    text,
+)
 from sqlalchemy.orm import Mapped, mapped_column
 
 from models.base import Base, PrimaryKey
+
+
+class UploadStatus(StrEnum):
+    """What has become of an upload. A pending one that is past its `expires_at` counts as expired."""
+
+    PENDING = "pending"
+    COMPLETED = "completed"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
 
 
 class MultipartUpload(Base):
@@ -30,6 +52,8 @@ class MultipartUpload(Base):
     expires_at: Mapped[datetime]
     # No foreign key: the file may be deleted and forgotten.
     file_pk: Mapped[int | None] = mapped_column(BigInteger)
+    # Of the ids of the parts it was completed from, in order: who asks for the same again is answered.
+    parts_digest: Mapped[builtins.bytes | None] = mapped_column(LargeBinary)
 
     __table_args__ = (
         CheckConstraint(
@@ -38,6 +62,7 @@ class MultipartUpload(Base):
         CheckConstraint("(status = 'completed') = (file_pk IS NOT NULL)", name="file_of_completed"),
         CheckConstraint("bytes >= 0", name="bytes_positive"),
         Index("ix_uploads_pending", "expires_at", postgresql_where=text("status = 'pending'")),
+        Index("ix_uploads_expires_at", "expires_at"),
         Index("ix_uploads_project_pk", "project_pk"),
     )
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from models import batch as tables
 from models import file as file_tables
+from models import upload as upload_tables
 from models import webhook as webhook_tables
 from models.signing import hint_of
 
@@ -69,6 +70,45 @@ class FileDeleted(BaseModel):
     id: str
     object: Literal["file"] = "file"
     deleted: Literal[True] = True
+
+
+class Upload(BaseModel):
+    """An upload in parts; `file` is null until it is completed, and again when the file is deleted."""
+
+    id: str
+    object: Literal["upload"] = "upload"
+    bytes: int
+    created_at: int
+    filename: str
+    purpose: str
+    status: str
+    expires_at: int
+    file: File | None
+
+    @classmethod
+    def of(
+        cls, upload: upload_tables.MultipartUpload, file: file_tables.File | None = None
+    ) -> Self:
+        """The upload as a client sees it."""
+        return cls(
+            id=upload.id,
+            bytes=upload.bytes,
+            created_at=int(upload.created_at.timestamp()),
+            filename=upload.filename,
+            purpose=upload.purpose,
+            status=upload.status,
+            expires_at=int(upload.expires_at.timestamp()),
+            file=None if file is None else File.of(file),
+        )
+
+
+class UploadPart(BaseModel):
+    """One part of an upload."""
+
+    id: str
+    object: Literal["upload.part"] = "upload.part"
+    created_at: int
+    upload_id: str
 
 
 class RequestCounts(BaseModel):

@@ -88,7 +88,7 @@ class _Intake:
             id=new_file_id(),
             project_pk=self._caller.project_pk,
             purpose="",
-            filename=_tidy(part.filename),
+            filename=tidy(part.filename),
         )
         async with self._database.begin() as session:
             self._room = await look_for_room(
@@ -127,12 +127,8 @@ class _Intake:
         )
 
     async def discard(self) -> None:
-        if self._upload is None:
-            return
-        try:
-            await self._upload.discard()
-        except Exception as error:  # noqa: BLE001  # the first failure is the one to report
-            log.warning("could not discard an upload: %s; the sweep will", type(error).__name__)
+        if self._upload is not None:
+            await discard(self._upload)
 
     def _check(self, size_bytes: int) -> None:
         limit = self._settings.max_bytes_of(self._purpose)
@@ -144,17 +140,34 @@ class _Intake:
 
     def _life(self) -> timedelta | None:
         if not self._expiry:
-            return self._settings.file_retention() if self._purpose == "batch" else None
+            return life_of(self._purpose, None, self._settings)
         try:
             # Lax: a form knows only strings.
             asked = ExpiresAfter.model_validate(self._expiry, strict=False)
         except ValidationError as error:
             faults = error.errors(include_url=False)
             raise refusal_of(faults, under="expires_after") from None
-        return timedelta(seconds=asked.seconds)
+        return life_of(self._purpose, asked.seconds, self._settings)
 
 
-def _tidy(filename: str | None) -> str:
+async def discard(upload: Upload) -> None:
+    """Remove what has been stored of an upload that came to nothing, or leave that to the sweep."""
+    try:
+        await upload.discard()
+    except Exception as error:  # noqa: BLE001  # the first failure is the one to report
+        log.warning("could not discard an upload: %s; the sweep will", type(error).__name__)
+
+
+def life_of(
+    purpose: str | None, asked_seconds: int | None, settings: ApiSettings
+) -> timedelta | None:
+    """How long a file lives: as it was asked for, else as its purpose has it; `None` is for good."""
+    if asked_seconds is not None:
+        return timedelta(seconds=asked_seconds)
+    return settings.file_retention() if purpose == "batch" else None
+
+
+def tidy(filename: str | None) -> str:
     """The name without folders and control characters; `upload` where nothing is left of it."""
     name = (filename or "").replace("\\", "/").rpartition("/")[2]
     visible = "".join(letter for letter in name if letter.isprintable())[:_MAX_FILENAME]

@@ -126,6 +126,7 @@ def upgrade() -> None:
         ),
         sa.Column("expires_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("file_pk", sa.BigInteger(), nullable=True),
+        sa.Column("parts_digest", sa.LargeBinary(), nullable=True),
         sa.CheckConstraint(
             "(status = 'completed') = (file_pk IS NOT NULL)",
             name=op.f("ck_uploads_file_of_completed"),
@@ -148,6 +149,7 @@ def upgrade() -> None:
         unique=False,
         postgresql_where=sa.text("status = 'pending'"),
     )
+    op.create_index("ix_uploads_expires_at", "uploads", ["expires_at"], unique=False)
     op.create_index("ix_uploads_project_pk", "uploads", ["project_pk"], unique=False)
     op.create_table(
         "webhook_endpoints",
@@ -340,10 +342,19 @@ def upgrade() -> None:
     op.create_foreign_key(
         op.f("fk_files_project_pk_projects"), "files", "projects", ["project_pk"], ["pk"]
     )
+    op.drop_constraint(op.f("ck_files_status_known"), "files", type_="check")
+    op.create_check_constraint(
+        op.f("ck_files_status_known"), "files", "status IN ('uploading', 'part', 'processed')"
+    )
 
 
 def downgrade() -> None:
     """Drop them again. What belonged to other projects becomes everybody's."""
+    op.execute("DELETE FROM files WHERE status = 'part'")
+    op.drop_constraint(op.f("ck_files_status_known"), "files", type_="check")
+    op.create_check_constraint(
+        op.f("ck_files_status_known"), "files", "status IN ('uploading', 'processed')"
+    )
     op.drop_constraint(op.f("fk_files_project_pk_projects"), "files", type_="foreignkey")
     op.drop_index(
         "ix_files_visible_newest",
@@ -401,6 +412,7 @@ def downgrade() -> None:
     op.drop_index("ix_webhook_endpoints_newest", table_name="webhook_endpoints")
     op.drop_table("webhook_endpoints")
     op.drop_index("ix_uploads_project_pk", table_name="uploads")
+    op.drop_index("ix_uploads_expires_at", table_name="uploads")
     op.drop_index(
         "ix_uploads_pending", table_name="uploads", postgresql_where=sa.text("status = 'pending'")
     )

@@ -19,6 +19,7 @@ from worker.lease import advance_if_all_done
 from worker.outbox import forget_ended, is_any_due
 from worker.queue import CONTROL_QUEUE, RUN_QUEUE, RUN_WINDOW
 from worker.runtime import Runtime
+from worker.stages.uploads import sweep_uploads
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +39,7 @@ async def sweep(runtime: Runtime) -> None:
     await _ring_for_shards(runtime)
     await _ring_for_webhooks(runtime)
     await forget_ended(runtime.database)
+    await sweep_uploads(runtime)
     await _purge(runtime)
 
 
