@@ -14,6 +14,7 @@ from api.bell import Bell
 from api.middleware import LastResort, Linger, Stamp
 from api.routes import batches, extensions, files, health, models, uploads, webhook_endpoints
 from api.services.models import connect
+from api.services import keys
 from api.settings import ApiSettings
 from models.database import Database
 from models.receiver import Receiver
@@ -43,6 +44,8 @@ def create_app(
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
         app.state.database = Database.connect(database, role="api")
         app.state.upstream = connect(upstream)
+        if not app.state.keys:
+            await keys.warn_if_none_opens(app.state.database)
         try:
             yield
         finally:

@@ -1,14 +1,13 @@
 """Settings of the API, read from `OVERNIGHT_…`.
 
-Promises: without a key the API does not start, and says how to make one; a duration that nobody can
-read is refused at start, not at the first request.
+Promises: a duration that nobody can read is refused at start, not at the first request.
 """
 
 import re
 from datetime import timedelta
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, SecretStr, model_validator
+from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import BaseSettings
 
 from models.settings import ENV
@@ -68,8 +67,10 @@ class ApiSettings(BaseSettings):
 
     model_config = ENV
 
-    api_key: Annotated[SecretStr, AfterValidator(_keys)] = Field(
-        description="The bearer key that clients must send; several are separated by commas."
+    api_key: Annotated[SecretStr, AfterValidator(_keys)] | None = Field(
+        default=None,
+        description="A bearer key for the project `default`; several are separated by commas. Without"
+        " it only keys of `overnight keys create` are accepted.",
     )
     max_file_bytes: int = Field(
         default=200 * 1024 * 1024, gt=0, description="Largest file of purpose batch."
@@ -115,20 +116,9 @@ class ApiSettings(BaseSettings):
         description="A client that is silent for so long in mid-request is cut off.",
     )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _key_is_there(cls, values: Any) -> Any:
-        if isinstance(values, dict) and not values.get("api_key"):
-            message = (
-                "OVERNIGHT_API_KEY is not set: it is the key that clients must send."
-                " Make one with: export OVERNIGHT_API_KEY=sk-$(openssl rand -hex 24)"
-            )
-            raise ValueError(message)
-        return values
-
     def accepted_keys(self) -> list[str]:
-        """The accepted keys."""
-        return _comma_list(self.api_key.get_secret_value())
+        """The accepted keys, besides those in the database."""
+        return [] if self.api_key is None else _comma_list(self.api_key.get_secret_value())
 
     def windows(self) -> dict[str, timedelta]:
         """The windows that a batch may ask for, by the word for each."""

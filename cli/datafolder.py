@@ -105,19 +105,12 @@ class DataFolder:
 
     def socket_folder(self, owner: SystemUser | None) -> Path:
         """A private folder for Unix sockets whose path is short and plain enough for one."""
-        inside = self.path / "run"
+        inside, aside = _socket_folders(self.path)
         if is_socket_path(inside):
             inside.mkdir(mode=0o700, exist_ok=True)
             return _give(inside, owner)
-        name = hashlib.sha256(os.fsencode(self.path)).hexdigest()[:12]
-        aside = Path(tempfile.gettempdir()) / f"overnight-{os.getuid()}-{name}"
-        if not is_socket_path(aside):
-            aside = Path("/tmp") / aside.name  # noqa: S108  # checked below to be ours alone
         aside.mkdir(mode=0o700, exist_ok=True)
-        found = aside.lstat()
-        owners = {os.getuid(), owner.uid if owner else os.getuid()}
-        # Anybody may make a folder of this name in a shared place, before us or as a link.
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid not in owners or found.st_mode & 0o077:
+        if not _is_private(aside, {os.getuid(), owner.uid if owner else os.getuid()}):
             message = (
                 f"{aside} belongs to somebody else: remove it, or give a --data-dir with a shorter"
                 " and plainer path."
@@ -125,6 +118,44 @@ class DataFolder:
             raise CommandError(message)
         self._sockets_aside = aside
         return _give(aside, owner)
+
+
+def _socket_folders(path: Path) -> tuple[Path, Path]:
+    """Where the sockets of a data folder are: inside of it, or aside if its path is too long or odd."""
+    name = hashlib.sha256(os.fsencode(path)).hexdigest()[:12]
+    aside = Path(tempfile.gettempdir()) / f"overnight-{os.getuid()}-{name}"
+    if not is_socket_path(aside):
+        aside = Path("/tmp") / aside.name  # noqa: S108  # used only if it is private
+    return path / "run", aside
+
+
+def _is_private(folder: Path, owners: set[int]) -> bool:
+    """Whether this is a folder of one of these users that nobody else can enter.
+
+    Anybody may make a folder of any name in a shared place, before us or as a link.
+    """
+    found = folder.lstat()
+    is_closed = not found.st_mode & 0o077
+    return stat.S_ISDIR(found.st_mode) and found.st_uid in owners and is_closed
+
+
+def running_sockets(path: Path) -> Path | None:
+    """The folder with the socket of the Postgres that runs on this data folder, if one seems to.
+
+    For those who only connect beside an `overnight up`: they need no lock, and make nothing.
+    """
+    try:
+        path = path.expanduser().resolve()
+        owners = {os.getuid(), (path / "postgres").stat().st_uid}
+        for folder in _socket_folders(path):
+            if (folder / ".s.PGSQL.5432").is_socket() and _is_private(folder, owners):
+                return folder
+    except FileNotFoundError:
+        return None
+    except (OSError, RuntimeError) as error:
+        message = f"Cannot look into {path} ({_reason(error)}): run this as the user who runs `up`."
+        raise CommandError(message) from error
+    return None
 
 
 def read_key(path: Path) -> str | None:

@@ -20,6 +20,7 @@ from typer.core import TyperCommand, TyperGroup
 from cli.console import INTERRUPTED, USAGE, CommandError, explain_settings
 
 _START = "Start here"
+_TENANTS = "Who may use it"
 _PROCESSES = "The single processes (compose, Kubernetes)"
 
 
@@ -40,6 +41,10 @@ COMMANDS = {
     "simulate": _Place(
         "cli.simulate", _START, "Start a simulated model server, for trying things."
     ),
+    "keys": _Place(
+        "cli.keys", _TENANTS, "Make, list and revoke API keys; each opens one project."
+    ),
+    "projects": _Place("cli.projects", _TENANTS, "Make, list, limit and archive projects."),
     "api": _Place("cli.processes.api", _PROCESSES, "Serve the HTTP API."),
     "worker": _Place(
         "cli.processes.worker",
@@ -74,8 +79,12 @@ class _CommandsOnCall(TyperGroup):
 
 
 def load_command(name: str) -> Any:
-    """Import the command of this name and make it one of Click's."""
-    function: Callable[..., None] = getattr(importlib.import_module(COMMANDS[name].module), name)
+    """Import the command of this name, or its group of commands, and make it one of Click's."""
+    function: Callable[..., None] | typer.Typer = getattr(
+        importlib.import_module(COMMANDS[name].module), name
+    )
+    if isinstance(function, typer.Typer):
+        return typer.main.get_command(function)
     alone = typer.Typer(add_completion=False)
     alone.command(name)(function)
     return typer.main.get_command(alone)

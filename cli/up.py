@@ -146,8 +146,16 @@ def _show_ready(terminal: Terminal, engine: Engine, options: EngineOptions) -> N
         f"\nData          {engine.data_folder}"
         f"\nLogs          {engine.logs}"
         f"\n\nTry           overnight run requests.jsonl"
+        f"\nOther people  overnight keys create --project NAME{_data_dir_option(engine)}"
         f"\nStop          Ctrl-C; unfinished batches go on at the next start.\n"
     )
+
+
+def _data_dir_option(engine: Engine) -> str:
+    """How another command finds this engine's data folder; nothing where it looks by itself."""
+    if engine.data_folder == default_data_folder().expanduser().resolve():
+        return ""
+    return f" --data-dir {shlex.quote(str(engine.data_folder))}"
 
 
 def _key_for_export(engine: Engine) -> str:

@@ -4,6 +4,7 @@ Every file, batch, upload and webhook endpoint belongs to one project; a key ope
 itself is never kept: only a salted hash of it, and as much of its text as it takes to find the row.
 """
 
+import unicodedata
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -34,6 +35,38 @@ class Caller:
 
     project_pk: int
     project_id: str
+
+
+MAX_NAME = 100
+
+
+def check_name(text: str) -> str:
+    """A name of a project or a key as it is kept: without blanks around it, and in one spelling.
+
+    Raises:
+        ValueError: it is too long, or holds what cannot be seen.
+    """
+    name = unicodedata.normalize("NFC", text.strip())
+    if len(name) > MAX_NAME:
+        message = f"A name can have at most {MAX_NAME} characters."
+        raise ValueError(message)
+    if not name.isprintable():
+        message = "A name can hold only characters that can be seen, and blanks."
+        raise ValueError(message)
+    return name
+
+
+def check_project_name(text: str) -> str:
+    """A project's name as it is kept. An id, of a project that is there, is taken for it, too.
+
+    Raises:
+        ValueError: it cannot be one.
+    """
+    name = check_name(text)
+    if not name:
+        message = "A project needs a name."
+        raise ValueError(message)
+    return name
 
 
 DEFAULT_CALLER = Caller(DEFAULT_PROJECT_PK, DEFAULT_PROJECT_ID)

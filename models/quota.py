@@ -57,6 +57,14 @@ async def require_batch_allowed(
         raise BatchRateReached(allowed, wait_seconds=float(wait_seconds))
 
 
+async def batches_last_hour(session: AsyncSession, project_pk: int) -> int:
+    """How many batches a project has created in the last hour."""
+    count = select(func.count()).where(
+        Batch.project_pk == project_pk, Batch.created_at > func.now() - _WINDOW
+    )
+    return await session.scalar(count) or 0
+
+
 async def require_room(
     session: AsyncSession, project_pk: int, size_bytes: int, *, max_stored_bytes: int
 ) -> None:
@@ -142,20 +150,35 @@ async def require_enqueuable(
     found = (await session.execute(limits)).one_or_none()
     if found is None:
         return
-    sums = select(
-        func.coalesce(func.sum(Batch.total), 0), func.coalesce(func.sum(Batch.enqueued_tokens), 0)
-    ).where(
-        Batch.project_pk == batch.project_pk,
-        Batch.model.is_not_distinct_from(model),
-        Batch.status.in_(_ENQUEUED),
-        Batch.pk != batch.pk,
-    )
-    enqueued_lines, enqueued_tokens = (await session.execute(sums)).one()
     most_lines, most_tokens = found
-    if 0 < most_tokens < int(enqueued_tokens) + tokens:
+    # The batch itself is still validating.
+    others = await enqueued(session, batch.project_pk)
+    same = next((each for each in others if each.model == model), Enqueued(model))
+    if 0 < most_tokens < same.tokens + tokens:
         raise EnqueuedLimitReached("token", most_tokens, model=model)
-    if 0 < most_lines < int(enqueued_lines) + lines:
+    if 0 < most_lines < same.lines + lines:
         raise EnqueuedLimitReached("request", most_lines, model=model)
+
+
+@dataclass(frozen=True, slots=True)
+class Enqueued:
+    """What the batches of one model hold that have begun and not ended."""
+
+    model: str | None
+    lines: int = 0
+    tokens: int = 0
+
+
+async def enqueued(session: AsyncSession, project_pk: int) -> list[Enqueued]:
+    """What a project has enqueued, of each model."""
+    sums = (
+        select(Batch.model, func.sum(Batch.total), func.sum(Batch.enqueued_tokens))
+        .where(Batch.project_pk == project_pk, Batch.status.in_(_ENQUEUED))
+        .group_by(Batch.model)
+        .order_by(Batch.model)
+    )
+    rows = await session.execute(sums)
+    return [Enqueued(model, int(lines), int(tokens)) for model, lines, tokens in rows]
 
 
 def _held(

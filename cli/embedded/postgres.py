@@ -131,7 +131,12 @@ class Postgres:
         part.rename(self.data)
 
     def _url(self, database: str) -> str:
-        return f"postgresql://{_NAME}@/{database}?host={quote(str(self.sockets))}"
+        return url_of(self.sockets, database)
+
+
+def url_of(sockets: Path, database: str = _NAME) -> str:
+    """Where a server with its socket in this folder answers."""
+    return f"postgresql://{_NAME}@/{database}?host={quote(str(sockets))}"
 
 
 def _make_database(url: str) -> None:

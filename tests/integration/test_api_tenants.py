@@ -13,7 +13,8 @@ from models.database import Database
 from models.lifecycle import BatchStatus
 from tests.answers import ok, refusal
 from tests.factories import input_file, make_batch, make_file, make_key, make_project
-from tests.fixtures.client import API_KEY
+from tests.fixtures.client import API_KEY, AppFactory, ClientFactory
+from tests.fixtures.runtime import Switch
 
 PAST = datetime.now(UTC) - timedelta(seconds=1)
 
@@ -166,6 +167,43 @@ async def test_the_default_project_is_there(database: Database) -> None:
         project = await session.scalar(select(Project))
     assert project is not None
     assert (project.pk, project.id, project.name) == (1, "proj_default", "default")
+
+
+@pytest.mark.parametrize("has_key", [False, True])
+async def test_an_api_that_nobody_can_call_says_how_to_make_a_key(
+    make_app: AppFactory,
+    make_client: ClientFactory,
+    database: Database,
+    caplog: pytest.LogCaptureFixture,
+    has_key: bool,
+) -> None:
+    key = await make_key(database, await make_project(database)) if has_key else API_KEY
+    client = await make_client(make_app(api_key=None))
+    assert ("overnight keys create" in caplog.text) is not has_key
+    answer = await client.get("/v1/files", headers=bearer(key))
+    assert answer.status_code == (200 if has_key else 401)
+
+
+async def test_without_a_key_it_starts_though_the_database_is_away(
+    make_app: AppFactory, make_client: ClientFactory, outage: Switch
+) -> None:
+    await outage()
+    client = await make_client(make_app(api_key=None))
+    assert (await client.get("/healthz")).status_code == 200
+    await outage()
+
+
+@pytest.mark.parametrize("value", ["", "org-other", "proj_of_another", "x" * 1000])
+async def test_headers_of_organization_and_project_change_nothing(
+    api_client: httpx.AsyncClient, database: Database, value: str
+) -> None:
+    caller = await make_project(database)
+    key = bearer(await make_key(database, caller))
+    theirs = {"openai-organization": value, "openai-project": value or "proj_default"}
+    file = await make_file(database, project_pk=caller.project_pk)
+    answer = await api_client.get("/v1/files", headers=key | theirs)
+    assert [entry["id"] for entry in ok(answer)["data"]] == [file.id]
+    assert answer.headers["openai-organization"] == "org-overnight"
 
 
 async def test_keys_of_the_settings_need_no_database(

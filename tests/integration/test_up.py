@@ -129,6 +129,33 @@ def test_a_wrong_key_is_a_sentence(engine: Engine, requests: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_a_key_is_made_while_it_runs(engine: Engine) -> None:
+    """Beside it, without its lock, by its data folder alone."""
+    done = overnight(
+        "keys", "create", "--project", "night", "--json", "--data-dir", engine.data_folder
+    )
+    assert done.returncode == 0, done.stderr
+    key = json.loads(done.stdout)
+    batch_id = engine.create_batch(1)
+    with engine.client as client:
+        theirs = {"authorization": f"Bearer {key['key']}"}
+        assert client.get("batches", headers=theirs).json()["data"] == []
+        assert client.get(f"batches/{batch_id}", headers=theirs).status_code == 404
+        revoked = overnight("keys", "revoke", key["id"], "--data-dir", engine.data_folder)
+        assert revoked.returncode == 0, revoked.stderr
+        assert client.get("batches", headers=theirs).status_code == 401
+    for log in (engine.data_folder / "logs").iterdir():
+        assert key["key"] not in log.read_text()
+    engine.wait_for_end(batch_id)
+
+
+def test_where_nothing_runs_is_a_sentence(tmp_path: Path) -> None:
+    done = overnight("keys", "create", "--project", "p", "--data-dir", tmp_path / "nothing")
+    assert done.returncode == 1
+    assert "No `overnight up` is running on" in done.stderr
+    assert not (tmp_path / "nothing").exists()
+
+
 def test_no_secret_is_on_a_command_line_or_in_a_log(engine: Engine) -> None:
     assert all(KEY not in " ".join(each.cmdline()) for each in engine.processes())
     for log in (engine.data_folder / "logs").iterdir():
@@ -212,12 +239,18 @@ def test_killed_it_leaves_nothing_behind_and_starts_again_with_the_same_key(tmp_
 
         engine.start()
         assert _kept_key(engine) == key
+        # Its socket is elsewhere, and found all the same.
+        listed = overnight("projects", "list", "--data-dir", engine.data_folder)
+        assert "proj_default" in listed.stdout, listed.stderr
         base_url = json.loads(engine.ready_file.read_text())["base_url"]
         headers = {"Authorization": f"Bearer {key}"}
         assert httpx.get(f"{base_url}/batches", headers=headers, trust_env=False).is_success
         processes = engine.processes()
         assert engine.stop() == 0
         assert not any(each.is_running() for each in processes)
+        stopped = overnight("projects", "list", "--data-dir", engine.data_folder)
+        assert stopped.returncode == 1
+        assert "`overnight up`" in stopped.stderr
         assert not engine.ready_file.exists()
         others = stat.S_IRWXG | stat.S_IROTH | stat.S_IWOTH
         assert not engine.data_folder.stat().st_mode & others

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -24,7 +25,7 @@ from cli.readyfile import ReadyFile
 from cli.revision import newest_revision
 from cli.run import SOME_FAILED, STATUS_OF, run
 from cli.simulator.hosting import simulated_server
-from cli.up import _key_for_export, _note_silence
+from cli.up import _data_dir_option, _key_for_export, _note_silence
 from tests.unit.test_supervisor import Listening
 from worker.settings import RunSettings
 
@@ -124,7 +125,7 @@ def test_a_mistake_is_answered_by_a_sentence(
 
 
 @pytest.mark.parametrize(
-    ("command", "name"), [("api", "OVERNIGHT_API_KEY"), ("worker", "OVERNIGHT_REDIS_URL")]
+    ("command", "name"), [("api", "OVERNIGHT_DATABASE_URL"), ("worker", "OVERNIGHT_REDIS_URL")]
 )
 def test_a_missing_setting_is_named(command: str, name: str) -> None:
     done = subprocess.run(
@@ -258,6 +259,16 @@ def test_the_keys_place_is_safe_to_paste_into_a_shell(tmp_path: Path) -> None:
     )
     script = f'export KEY={_key_for_export(engine)}; printf %s "$KEY"'
     assert subprocess.check_output(["sh", "-c", script], text=True) == "ovn-1"
+
+
+def test_the_hint_for_others_names_the_data_folder_where_it_is_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = (tmp_path / "it's mine").resolve()
+    engine = Engine(base_url="", api_key="x", key_file=None, data_folder=folder, logs=tmp_path)
+    assert shlex.split(_data_dir_option(engine)) == ["--data-dir", str(folder)]
+    monkeypatch.setenv("OVERNIGHT_DATA_DIR", str(folder))
+    assert _data_dir_option(engine) == ""
 
 
 def test_only_a_ready_file_that_was_written_is_removed(tmp_path: Path) -> None:
