@@ -13,7 +13,7 @@ from api.auth import authenticate
 from api.bell import Bell
 from api.middleware import LastResort, Linger, Stamp
 from api.routes import batches, extensions, files, health, models, uploads, webhook_endpoints
-from api.services.models import connect
+from api.services.models import ModelCatalog
 from api.services import keys
 from api.settings import ApiSettings
 from models.database import Database
@@ -43,13 +43,13 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
         app.state.database = Database.connect(database, role="api")
-        app.state.upstream = connect(upstream)
+        app.state.model_catalog = ModelCatalog(upstream.upstreams())
         if not app.state.keys:
             await keys.warn_if_none_opens(app.state.database)
         try:
             yield
         finally:
-            await app.state.upstream.aclose()
+            await app.state.model_catalog.aclose()
             await app.state.database.dispose()
             bell.close()
 

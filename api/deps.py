@@ -1,9 +1,8 @@
-"""What routes ask for by type: the database, the settings, the bell, the model server, a body."""
+"""What routes ask for by type: the database, the settings, the bell, the models, a body."""
 
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
-import httpx
 from fastapi import Depends, Request
 
 from api.bell import Bell
@@ -19,6 +18,7 @@ from api.params import (
     read_json,
     validate_body,
 )
+from api.services.models import ModelCatalog
 from api.settings import ApiSettings
 from models.database import Database
 from models.receiver import Receiver
@@ -36,7 +36,7 @@ DatabaseDep = Annotated[Database, Depends(_from_state("database"))]
 SettingsDep = Annotated[ApiSettings, Depends(_from_state("settings"))]
 BellDep = Annotated[Bell, Depends(_from_state("bell"))]
 ReceiverDep = Annotated[Receiver, Depends(_from_state("receiver"))]
-UpstreamDep = Annotated[httpx.AsyncClient, Depends(_from_state("upstream"))]
+ModelCatalogDep = Annotated[ModelCatalog, Depends(_from_state("model_catalog"))]
 
 
 async def _create_batch_body(request: Request, settings: SettingsDep) -> CreateBatch:

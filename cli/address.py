@@ -16,6 +16,7 @@ Which model server shall the requests go to? Say it with --upstream (or OVERNIGH
   vLLM       overnight up --upstream http://localhost:8000/v1
   Ollama     overnight up --upstream http://localhost:11434/v1
   llama.cpp  overnight up --port 8081 --upstream http://localhost:8080/v1
+  several    overnight up --config overnight.toml
 No server at hand? `overnight demo` shows everything with a simulated one, and `overnight simulate`
 starts just that one."""
 # A password stands before an @, a key perhaps behind a question mark.

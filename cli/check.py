@@ -7,21 +7,26 @@ variable that nothing reads is pointed out, and is no more than a warning.
 import difflib
 import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
-import httpx
 import redis
 import typer
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings
 
 from api.settings import ApiSettings
-from cli.address import shown_url
+from cli.config import CONFIG_VARIABLE, ConfigOption
 from cli.console import CommandError, explain_settings
 from cli.revision import current_revision, newest_revision
+from cli.trial import some, try_server
 from models.settings import BrokerSettings, DatabaseSettings, UpstreamSettings, WebhookSettings
+from models.upstreams import ModelServer
 from worker.settings import ControlSettings, NotifySettings, RunSettings, ValidateSettings
 
 _SECONDS = 5.0
+_AT_ONCE = 16
+_NOT_TRIED = "Not tried: its settings are wrong."
 _SETTINGS: tuple[type[BaseSettings], ...] = (
     ApiSettings,
     DatabaseSettings,
@@ -40,27 +45,53 @@ _OTHER_NAMES = frozenset({"DATA_DIR", "HOST", "LOG_LEVEL", "PORT"})
 _NAMES_OF_COMPOSE = frozenset({"BIND", "ENV_FILE", "STOP_GRACE", "VERSION"})
 
 
-def check() -> None:
-    """Try the settings, the database, the broker and the model server."""
+class Finding(NamedTuple):
+    """One line of what is shown."""
+
+    name: str
+    words: str
+    is_wrong: bool = False
+
+
+def check(config: ConfigOption = None) -> None:
+    """Try the settings, the database, the broker and the model servers."""
+    if config is not None:
+        os.environ[CONFIG_VARIABLE] = str(config)
+    wrong = 0
+    for finding in _findings():
+        wrong += finding.is_wrong
+        typer.echo(f"{'✗' if finding.is_wrong else '✓'} {finding.name:<13} {finding.words}")
+    for warning in [*_unknown_variables(), *_unused()]:
+        typer.echo(f"! {'Settings':<13} {warning}")
+    if wrong:
+        raise typer.Exit(1)
+
+
+def _findings() -> Iterator[Finding]:
     checks: tuple[tuple[str, Callable[[], str]], ...] = (
         ("Settings", _check_settings),
         ("Database", _check_database),
         ("Broker", _check_broker),
-        ("Model server", _check_upstream),
     )
-    wrong = 0
     for name, look in checks:
         try:
-            mark, words = "✓", look()
+            yield Finding(name, look())
         except CommandError as error:
-            mark, words, wrong = "✗", str(error), wrong + 1
+            yield Finding(name, str(error), is_wrong=True)
         except ValidationError:
-            mark, words, wrong = "✗", "Not tried: its settings are wrong.", wrong + 1
-        typer.echo(f"{mark} {name:<13} {words}")
-    for warning in _unknown_variables():
-        typer.echo(f"! {'Settings':<13} {warning}")
-    if wrong:
-        raise typer.Exit(1)
+            yield Finding(name, _NOT_TRIED, is_wrong=True)
+    try:
+        yield from _try_servers()
+    except ValidationError:
+        yield Finding("Model server", _NOT_TRIED, is_wrong=True)
+
+
+def _unused() -> Iterator[str]:
+    """What is set and has no effect."""
+    if os.environ.get(CONFIG_VARIABLE, "").strip():
+        for name in ("OVERNIGHT_UPSTREAM_URL", "OVERNIGHT_UPSTREAM_API_KEY"):
+            if os.environ.get(name):
+                yield f"{name} is not used: {CONFIG_VARIABLE} names a file of model servers, and it wins."
 
 
 def _check_settings() -> str:
@@ -126,37 +157,29 @@ def _check_broker() -> str:
     return "It answers."
 
 
-def _check_upstream() -> str:
+def _try_servers() -> Iterator[Finding]:
+    """A finding for each model server; all are tried at once."""
     settings = UpstreamSettings()
-    key = settings.upstream_api_key
-    headers = {"Authorization": f"Bearer {key.get_secret_value()}"} if key else {}
-    url = shown_url(settings.upstream_url)
-    try:
-        answer = httpx.get(
-            f"{settings.upstream_url}/models",
-            headers=headers,
-            timeout=_SECONDS,
-            trust_env=not settings.is_local,
+    upstreams = settings.upstreams()
+    name = "Model server"
+    if settings.config is not None:
+        models = some(list(upstreams.routes)) or "none by name"
+        yield Finding(
+            "Config",
+            f"{settings.config} makes sense: servers {some(list(upstreams.servers))}; models {models}.",
         )
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise CommandError(
-            f"{url} does not answer ({error}). Is it running? Batches wait until it is."
-        ) from error
-    if answer.status_code in {401, 403}:
-        raise CommandError(
-            f"{url} refuses the key ({answer.status_code}): set OVERNIGHT_UPSTREAM_API_KEY."
+
+    def look(server: ModelServer) -> Finding:
+        title = "" if settings.config is None else f"{server.name}: "
+        place = (
+            "OVERNIGHT_UPSTREAM_API_KEY"
+            if settings.config is None
+            else f"api_key_env or api_key_file in [upstreams.{server.name}]"
         )
-    if answer.is_server_error:
-        raise CommandError(f"{url} answers with {answer.status_code}; its own log should say why.")
-    if answer.is_error:
-        return f"{url} answers, though it lists no models ({answer.status_code})."
-    return f"{url} answers and serves {_models(answer)}."
+        try:
+            return Finding(name, title + try_server(server, upstreams, place_for_key=place))
+        except CommandError as error:
+            return Finding(name, f"{title}{error}", is_wrong=True)
 
-
-def _models(answer: httpx.Response) -> str:
-    try:
-        names = [str(each["id"]) for each in answer.json()["data"]]
-    except (ValueError, KeyError, TypeError):
-        return "an unreadable list of models"
-    shown = ", ".join(names[:3])
-    return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown or "no model yet"
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        yield from pool.map(look, upstreams.servers.values())

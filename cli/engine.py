@@ -43,7 +43,10 @@ class EngineOptions:
     host: str
     port: int
     data_folder: Path
-    upstream_url: str
+    #: The one model server; none if there is a file of them.
+    upstream_url: str | None
+    #: The file of model servers; it wins.
+    config: Path | None = None
     workers: int = 1
     database_url: str | None = None
     redis_url: str | None = None
@@ -90,7 +93,9 @@ async def running_engine(
                     OVERNIGHT_DATABASE_URL=database_url,
                     OVERNIGHT_REDIS_URL=options.redis_url or (valkey.url if valkey else ""),
                     OVERNIGHT_API_KEY=api_key,
-                    OVERNIGHT_UPSTREAM_URL=options.upstream_url,
+                    # An empty one counts as not set.
+                    OVERNIGHT_UPSTREAM_URL=options.upstream_url or "",
+                    OVERNIGHT_CONFIG=str(options.config or ""),
                 )
                 gate_fd, gate_held = os.pipe()
                 gate.callback(os.close, gate_fd)

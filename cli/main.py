@@ -54,7 +54,7 @@ COMMANDS = {
     "beat": _Place("cli.processes.beat", _PROCESSES, "Ring the sweep every few seconds."),
     "migrate": _Place("cli.migrate", _PROCESSES, "Bring the database to this version's schema."),
     "check": _Place(
-        "cli.check", _PROCESSES, "Try the settings, the database, the broker and the model server."
+        "cli.check", _PROCESSES, "Try the settings, the database, the broker and the model servers."
     ),
 }
 

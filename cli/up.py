@@ -9,6 +9,7 @@ import shlex
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -16,6 +17,7 @@ from urllib.parse import urlsplit
 import typer
 
 from cli.address import is_answered, settle_upstream
+from cli.config import ConfigOption, settle_config
 from cli.console import Terminal
 from cli.datafolder import default_data_folder
 from cli.engine import Engine, EngineOptions, running_engine
@@ -55,6 +57,7 @@ def up(
             show_default="~/.local/share/overnight",
         ),
     ] = None,
+    config: ConfigOption = None,
     workers: Annotated[
         int,
         typer.Option(
@@ -92,24 +95,30 @@ def up(
     """Start everything on this machine and keep it running until Ctrl-C."""
     terminal = Terminal(verbose=verbose)
     ready = ReadyFile(ready_file)
+    data_folder = data_dir or default_data_folder()
+    file = settle_config(config, upstream, data_folder=data_folder, terminal=terminal)
     options = EngineOptions(
         host=host,
         port=port,
-        data_folder=data_dir or default_data_folder(),
-        upstream_url=settle_upstream(upstream, terminal),
+        data_folder=data_folder,
+        upstream_url=None if file else settle_upstream(upstream, terminal),
+        config=file.path if file else None,
         workers=workers,
         database_url=database_url or None,
         redis_url=redis_url or None,
         on_locked=ready.remove_earlier,
     )
+    servers = file.urls if file else {"": options.upstream_url or ""}
     try:
-        asyncio.run(_keep_up(options, terminal, ready))
+        asyncio.run(_keep_up(options, servers, terminal, ready))
     finally:
         ready.remove()
     terminal.say("Stopped. What was not finished goes on at the next start.")
 
 
-async def _keep_up(options: EngineOptions, terminal: Terminal, ready: ReadyFile) -> None:
+async def _keep_up(
+    options: EngineOptions, servers: Mapping[str, str], terminal: Terminal, ready: ReadyFile
+) -> None:
     def say_stopping() -> None:
         terminal.say("Stopping: calls in flight may finish. (Ctrl-C again stops at once.)")
 
@@ -119,14 +128,17 @@ async def _keep_up(options: EngineOptions, terminal: Terminal, ready: ReadyFile)
         running_engine(options, terminal=terminal, signals=signals) as engine,
     ):
         terminal.say(f"Ready after {time.monotonic() - began:.1f} s.")
-        _show_ready(terminal, engine, options)
+        _show_ready(terminal, engine, servers)
         ready.write(engine)
         # A thread that nobody waits for: a stop need not wait for a silent server either.
-        threading.Thread(
-            target=_note_silence, args=(options.upstream_url, terminal), daemon=True
-        ).start()
+        threading.Thread(target=_note_silences, args=(servers, terminal), daemon=True).start()
         # Until a signal, or a child that does not stay up, cancels this.
         await asyncio.Event().wait()
+
+
+def _note_silences(servers: Mapping[str, str], terminal: Terminal) -> None:
+    for url in servers.values():
+        _note_silence(url, terminal)
 
 
 def _note_silence(upstream_url: str, terminal: Terminal) -> None:
@@ -138,11 +150,12 @@ def _note_silence(upstream_url: str, terminal: Terminal) -> None:
         )
 
 
-def _show_ready(terminal: Terminal, engine: Engine, options: EngineOptions) -> None:
+def _show_ready(terminal: Terminal, engine: Engine, servers: Mapping[str, str]) -> None:
+    shown = "\n              ".join(f"{name} {url}".strip() for name, url in servers.items())
     terminal.show(
         f"\n  export OPENAI_BASE_URL={shlex.quote(engine.base_url)}"
         f"\n  export OPENAI_API_KEY={_key_for_export(engine)}\n"
-        f"\nModel server  {options.upstream_url}"
+        f"\nModel server  {shown}"
         f"\nData          {engine.data_folder}"
         f"\nLogs          {engine.logs}"
         f"\n\nTry           overnight run requests.jsonl"

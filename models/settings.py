@@ -1,13 +1,24 @@
-"""Settings that every process shares: where the database, the broker and the model server are.
+"""Settings that every process shares: where the database, the broker and the model servers are.
 
 Read from the environment (`OVERNIGHT_…`), once, at the edge of a process; passed in from there.
 """
 
-from typing import Annotated
-from urllib.parse import urlsplit
+import os
+from pathlib import Path
+from typing import Annotated, Self
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationInfo
+from pydantic import (
+    AfterValidator,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    ValidationInfo,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from models.upstreams import DEFAULT_NAME, ModelServer, Upstreams, check_base_url, check_key
+from models.upstreams_file import read_upstreams
 
 ENV = SettingsConfigDict(
     env_prefix="OVERNIGHT_",
@@ -27,31 +38,11 @@ def _postgres_url(value: SecretStr, info: ValidationInfo) -> SecretStr:
 
 
 def _upstream_url(value: str) -> str:
-    url = value.strip().rstrip("/")
-    try:
-        parts = urlsplit(url)
-        is_whole = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        is_whole = False
-    if not is_whole:
-        message = "it must be a URL such as http://localhost:8000/v1"
-        raise ValueError(message)
-    if parts.username or parts.password:
-        message = "it must hold no user or password; a key belongs into OVERNIGHT_UPSTREAM_API_KEY"
-        raise ValueError(message)
-    if not url.endswith("/v1") or parts.query or parts.fragment:
-        message = f"it must end in /v1, as in {parts.scheme}://{parts.netloc}/v1"
-        raise ValueError(message)
-    return url
+    return check_base_url(value, place_for_keys="OVERNIGHT_UPSTREAM_API_KEY")
 
 
 def _header_value(value: SecretStr) -> SecretStr:
-    """A key as it can stand in a header; secrets that come from files often end in a newline."""
-    key = value.get_secret_value().strip()
-    if not (key.isascii() and key.isprintable()):
-        message = "it may hold visible ASCII characters only"
-        raise ValueError(message)
-    return SecretStr(key)
+    return check_key(value.get_secret_value())
 
 
 class DatabaseSettings(BaseSettings):
@@ -103,12 +94,21 @@ class WebhookSettings(BaseSettings):
 
 
 class UpstreamSettings(BaseSettings):
-    """The OpenAI-compatible model server that the lines are sent to."""
+    """The OpenAI-compatible model servers that the lines are sent to: one by its URL, or those of a file.
+
+    A file is read here, once, and a mistake in it is one of this setting.
+    """
 
     model_config = ENV
 
-    upstream_url: Annotated[str, AfterValidator(_upstream_url)] = Field(
-        description="Base URL of the model server, ending in /v1."
+    config: Path | None = Field(
+        default=None,
+        description="A file of several model servers ([how](model-servers.md)); the URL and the key"
+        " below are then not used.",
+    )
+    upstream_url: Annotated[str, AfterValidator(_upstream_url)] | None = Field(
+        default=None,
+        description="Base URL of the model server, ending in /v1. Required without a file.",
     )
     upstream_api_key: Annotated[SecretStr, AfterValidator(_header_value)] | None = Field(
         default=None,
@@ -124,13 +124,31 @@ class UpstreamSettings(BaseSettings):
         default=64 * 1024 * 1024, gt=0, description="A longer answer is given up as broken."
     )
 
-    @property
-    def is_local(self) -> bool:
-        """Whether the server is on this machine: no proxy of the environment leads there."""
-        host = urlsplit(self.upstream_url).hostname or ""
-        return (
-            host == "localhost"
-            or host.endswith(".localhost")
-            or host == "::1"
-            or host.startswith("127.")
+    _upstreams: Upstreams = PrivateAttr()
+
+    @model_validator(mode="after")
+    def _read(self) -> Self:
+        if self.config is None and self.upstream_url is None:
+            message = (
+                "OVERNIGHT_UPSTREAM_URL is not set: it is your model server's base URL."
+                " (Several servers: name a file of them by OVERNIGHT_CONFIG.)"
+            )
+            raise ValueError(message)
+        server = ModelServer(
+            name=DEFAULT_NAME,
+            url=self.upstream_url or "",
+            api_key=self.upstream_api_key,
+            call_timeout_seconds=self.call_timeout_seconds,
+            connect_timeout_seconds=self.connect_timeout_seconds,
+            max_response_bytes=self.max_response_bytes,
         )
+        self._upstreams = (
+            Upstreams.single(server)
+            if self.config is None
+            else read_upstreams(self.config, server, os.environ)
+        )
+        return self
+
+    def upstreams(self) -> Upstreams:
+        """The model servers, and which model goes to which."""
+        return self._upstreams

@@ -84,9 +84,9 @@ class WatchedLimiter(Limiter):
         super().__init__(slots)
         self.waiting = 0
 
-    async def acquire(self) -> None:
+    async def acquire(self, server: str = "") -> None:
         self.waiting += 1
         try:
-            await super().acquire()
+            await super().acquire(server)
         finally:
             self.waiting -= 1

@@ -24,11 +24,12 @@ from models.database import Database
 from models.lines import Endpoint
 from models.receiver import Receiver
 from models.settings import WebhookSettings
-from models.settings import UpstreamSettings
+from models.upstreams import Upstreams
 from worker.limiter import Limiter
 from worker.outbox import Outbox
 from worker.queue import Doorbell
 from worker.retry import Neighbours
+from worker.router import Router
 from worker.settings import (
     ControlSettings,
     NotifySettings,
@@ -36,7 +37,6 @@ from worker.settings import (
     ValidateSettings,
     WorkerSettings,
 )
-from worker.upstream import Upstream
 
 Answer = TypeVar("Answer")
 
@@ -50,12 +50,12 @@ class Runtime:
 
     database: Database
     doorbell: Doorbell
-    upstream: Upstream
+    router: Router
     limiter: Limiter
     validate_settings: ValidateSettings
     run_settings: RunSettings
     control_settings: ControlSettings
-    neighbours: defaultdict[tuple[Endpoint, str | None], Neighbours] = field(
+    neighbours: dict[tuple[Endpoint, str | None], Neighbours] = field(
         default_factory=lambda: defaultdict(Neighbours)
     )
     """By endpoint and model: behind one address, one model may be down and another well."""
@@ -73,18 +73,22 @@ class Runtime:
     def from_environment(cls) -> Self:
         """The runtime of this process's settings. Opens no connection."""
         settings = WorkerSettings()
+        upstreams = settings.upstream.upstreams()
         return cls(
             owner=f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}",
             database=Database.connect(settings.database, role="worker"),
             doorbell=Doorbell(settings.broker.redis_url.get_secret_value()),
-            upstream=Upstream.connect(settings.upstream),
-            limiter=Limiter(settings.run.max_in_flight),
+            router=Router.connect(upstreams),
+            limiter=Limiter(
+                settings.run.max_in_flight,
+                {name: server.max_in_flight for name, server in upstreams.servers.items()},
+            ),
             validate_settings=settings.validate,
             run_settings=settings.run,
             control_settings=settings.control,
             webhook_settings=settings.webhook,
             notify_settings=settings.notify,
-            neighbours=neighbours_for(settings.run, settings.upstream),
+            neighbours=NeighboursByModel(settings.run, upstreams),
         )
 
     def clock(self) -> float:
@@ -99,17 +103,24 @@ class Runtime:
         """Let the webhooks in flight end, and close every connection."""
         self.draining.set()
         await self.outbox.drain(seconds=self.webhook_settings.webhook_timeout_seconds)
-        await self.upstream.aclose()
+        await self.router.aclose()
         await self.database.dispose()
         self.doorbell.close()
 
 
-def neighbours_for(
-    run: RunSettings, upstream: UpstreamSettings
-) -> defaultdict[tuple[Endpoint, str | None], Neighbours]:
+class NeighboursByModel(dict[tuple[Endpoint, str | None], Neighbours]):
     """Evidence that stays fresh for as long as a line may take to use up its tries by timing out."""
-    recent_seconds = max(600.0, (run.line_max_tries + 1) * upstream.call_timeout_seconds)
-    return defaultdict(lambda: Neighbours(recent_seconds=recent_seconds))
+
+    def __init__(self, run: RunSettings, upstreams: Upstreams) -> None:
+        super().__init__()
+        self._run = run
+        self._upstreams = upstreams
+
+    def __missing__(self, key: tuple[Endpoint, str | None]) -> Neighbours:
+        timeout_seconds = self._upstreams.call_timeout_seconds(key[1])
+        recent_seconds = max(600.0, (self._run.line_max_tries + 1) * timeout_seconds)
+        self[key] = Neighbours(recent_seconds=recent_seconds)
+        return self[key]
 
 
 class LoopThread:

@@ -21,7 +21,7 @@ import httpx
 
 from models.faults import describe
 from models.lines import Endpoint
-from models.settings import UpstreamSettings
+from models.upstreams import ModelServer
 from worker.answer import NO_USAGE, BrokenAnswer, Usage, error_envelope, on_one_line, read_usage
 from worker.retry import Blame
 from worker.transport import AiohttpTransport
@@ -60,35 +60,31 @@ class Outcome:
 
 
 class Upstream:
-    """The model server."""
+    """A model server."""
 
-    def __init__(self, settings: UpstreamSettings, transport: httpx.AsyncBaseTransport) -> None:
+    def __init__(self, server: ModelServer, transport: httpx.AsyncBaseTransport) -> None:
+        self.server = server
         self._transport = transport
         self._urls = {
-            endpoint: httpx.URL(settings.upstream_url + endpoint.upstream_path)
-            for endpoint in Endpoint
+            endpoint: httpx.URL(server.url + endpoint.upstream_path) for endpoint in Endpoint
         }
         self._headers = {
             "accept": "application/json",
             "accept-encoding": "identity",
             "content-type": "application/json",
             "user-agent": _user_agent(),
-        }
-        if settings.upstream_api_key is not None:
-            self._headers["authorization"] = (
-                f"Bearer {settings.upstream_api_key.get_secret_value()}"
-            )
+        } | server.own_headers()
 
     @classmethod
-    def connect(cls, settings: UpstreamSettings) -> Self:
-        """The server of the settings; no connection is opened yet."""
+    def connect(cls, server: ModelServer) -> Self:
+        """A server of the settings; no connection is opened yet."""
         transport = AiohttpTransport(
-            total_seconds=settings.call_timeout_seconds,
-            connect_seconds=settings.connect_timeout_seconds,
-            max_response_bytes=settings.max_response_bytes,
-            trust_env=not settings.is_local,
+            total_seconds=server.call_timeout_seconds,
+            connect_seconds=server.connect_timeout_seconds,
+            max_response_bytes=server.max_response_bytes,
+            trust_env=not server.is_local,
         )
-        return cls(settings, transport)
+        return cls(server, transport)
 
     async def send(self, endpoint: Endpoint, body: bytes, *, idempotency_key: str) -> Outcome:
         """Post one line's body; the key lets a server that can do so recognise a repeated call."""

@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter
 
-from api.deps import UpstreamDep
+from api.deps import ModelCatalogDep
 from api.services import models
 from models import wire
 
@@ -10,12 +10,12 @@ router = APIRouter(prefix="/v1/models", tags=["models"])
 
 
 @router.get("")
-async def list_models(upstream: UpstreamDep) -> wire.ModelList:
-    """List the models of the model server."""
-    return await models.list_(upstream)
+async def list_models(catalog: ModelCatalogDep) -> wire.ModelList:
+    """List the models of all model servers."""
+    return await models.list_(catalog)
 
 
 @router.get("/{model:path}")
-async def get_model(model: str, upstream: UpstreamDep) -> wire.Model:
+async def get_model(model: str, catalog: ModelCatalogDep) -> wire.Model:
     """Show a model."""
-    return await models.get(upstream, model=model)
+    return await models.get(catalog, model=model)

@@ -1,9 +1,11 @@
-"""The models that the model server offers, in OpenAI's shape.
+"""The models that the model servers offer, in OpenAI's shape.
 
-Promises: only our own key goes there, never a client's; a model is looked up in the server's list, so
-that no client's text becomes a path of the model server.
+Promises: only our own keys go there, never a client's; a model is looked up in the servers' lists, so
+that no client's text becomes a path of a model server. The servers are asked at once, for a few seconds
+at most, and what they say is good for a few more. One that gives no list is left out.
 """
 
+import asyncio
 import logging
 from typing import Any
 
@@ -13,53 +15,128 @@ import orjson
 from models import wire
 from models.errors import ModelNotFound, Unavailable
 from models.lines import MAX_ECHO
-from models.settings import UpstreamSettings
+from models.upstreams import ModelServer, Upstreams
 
 log = logging.getLogger(__name__)
 
-_SECONDS = 10.0
+_SECONDS = 3.0
+FRESH_SECONDS = 5.0
+"""How long an answer, or the lack of one, is good for."""
 
 
-def connect(settings: UpstreamSettings) -> httpx.AsyncClient:
-    """A client of the model server."""
-    headers = {"accept": "application/json"}
-    if settings.upstream_api_key is not None:
-        headers["authorization"] = f"Bearer {settings.upstream_api_key.get_secret_value()}"
-    return httpx.AsyncClient(
-        base_url=settings.upstream_url,
-        headers=headers,
-        timeout=httpx.Timeout(_SECONDS, connect=settings.connect_timeout_seconds),
-        follow_redirects=False,
-        trust_env=not settings.is_local,
-    )
+class _Listing:
+    """One server's list of models, asked for when it is wanted and not fresh any more."""
+
+    def __init__(self, server: ModelServer) -> None:
+        self._name = server.name
+        self._client = httpx.AsyncClient(
+            base_url=server.url,
+            headers={"accept": "application/json"} | server.own_headers(),
+            timeout=_SECONDS,
+            follow_redirects=False,
+            trust_env=not server.is_local,
+        )
+        self._asking = asyncio.Lock()
+        self._found: list[wire.Model] | None = None
+        self._fresh_until = float("-inf")
+
+    async def models(self) -> list[wire.Model] | None:
+        """What the server lists, each model once; null if it gives no list."""
+        clock = asyncio.get_running_loop().time
+        # Of many who want it at once, one asks.
+        async with self._asking:
+            if clock() >= self._fresh_until:
+                self._found = await self._ask()
+                self._fresh_until = clock() + FRESH_SECONDS
+        return self._found
+
+    async def _ask(self) -> list[wire.Model] | None:
+        try:
+            async with asyncio.timeout(_SECONDS):
+                response = await self._client.get("/models")
+            response.raise_for_status()
+            listed = [_model(entry) for entry in orjson.loads(response.content)["data"]]
+        except (
+            httpx.HTTPError,
+            httpx.InvalidURL,
+            TimeoutError,
+            ValueError,
+            LookupError,
+            TypeError,
+        ) as error:
+            log.warning(
+                "the model server %s gives no list of models: %s", self._name, type(error).__name__
+            )
+            return None
+        return list({model.id: model for model in reversed(listed)}.values())[::-1]
+
+    async def aclose(self) -> None:
+        await self._client.aclose()
 
 
-async def list_(upstream: httpx.AsyncClient) -> wire.ModelList:
+class ModelCatalog:
+    """All model servers' lists, and the models of the settings."""
+
+    def __init__(self, upstreams: Upstreams) -> None:
+        self._upstreams = upstreams
+        # Of the others nobody could ask for a model.
+        asked = {route.server.name for route in upstreams.routes.values()}
+        if upstreams.default is not None:
+            asked.add(upstreams.default.name)
+        self._listings = {name: _Listing(upstreams.servers[name]) for name in asked}
+
+    async def known(self) -> tuple[dict[str, wire.Model], bool]:
+        """Every model by its id, and whether these are all: the default server has given its list.
+
+        A model of the settings is its server's there; the default server adds what it lists.
+        """
+        names = list(self._listings)
+        lists = await asyncio.gather(*(each.models() for each in self._listings.values()))
+        listed = dict(zip(names, lists, strict=True))
+        found: dict[str, wire.Model] = {}
+        for name, route in self._upstreams.routes.items():
+            there = listed[route.server.name] or []
+            sent = route.model or name
+            created = next((each.created for each in there if each.id == sent), 0)
+            found[name] = wire.Model(id=name, created=created, owned_by=route.server.name)
+        default = self._upstreams.default
+        if default is None:
+            return found, True
+        of_default = listed[default.name]
+        for model in of_default or []:
+            found.setdefault(model.id, model)
+        return found, of_default is not None
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        for listing in self._listings.values():
+            await listing.aclose()
+
+
+async def list_(catalog: ModelCatalog) -> wire.ModelList:
     """Show the models.
 
     Raises:
-        Unavailable: the model server gives no list.
+        Unavailable: the model server gives no list, and the settings name no model.
     """
-    try:
-        response = await upstream.get("/models")
-        response.raise_for_status()
-        listed = orjson.loads(response.content)["data"]
-        return wire.ModelList(data=[_model(entry) for entry in listed])
-    except (httpx.HTTPError, ValueError, LookupError, TypeError) as error:
-        log.warning("the model server gives no list of models: %s", type(error).__name__)
-        raise Unavailable("model server") from error
+    found, is_whole = await catalog.known()
+    if not found and not is_whole:
+        raise Unavailable("model server")
+    return wire.ModelList(data=list(found.values()))
 
 
-async def get(upstream: httpx.AsyncClient, *, model: str) -> wire.Model:
+async def get(catalog: ModelCatalog, *, model: str) -> wire.Model:
     """Show one model.
 
     Raises:
-        ModelNotFound: the model server does not list it.
-        Unavailable: the model server gives no list.
+        ModelNotFound: no server has it.
+        Unavailable: the server that may have it gives no list.
     """
-    for listed in (await list_(upstream)).data:
-        if listed.id == model:
-            return listed
+    found, is_whole = await catalog.known()
+    if model in found:
+        return found[model]
+    if not is_whole:
+        raise Unavailable("model server")
     raise ModelNotFound(model[:MAX_ECHO])
 
 

@@ -40,6 +40,7 @@ from tests.running import (
     with_settings,
 )
 from worker.limiter import Limiter
+from worker.router import Router, Target
 from worker.runtime import Runtime
 from worker.stages.run import run_shards
 from worker.upstream import Outcome, Upstream
@@ -270,7 +271,7 @@ async def test_a_silent_server_is_called_again(
 
     scripted.script = script
     upstream = Upstream.connect(upstream_settings_for(scripted.url, call_timeout_seconds=0.2))
-    line = await run_one(replace(scripted_runtime, upstream=upstream))
+    line = await run_one(replace(scripted_runtime, router=Router.single(upstream)))
     await upstream.aclose()
     assert line["response"]["status_code"] == 200
     assert len(scripted.requests) == 2
@@ -283,13 +284,15 @@ async def test_a_server_that_is_away_is_waited_for(
     batch = await started_batch(runtime, input_file(12))
     await model_server.stop()
     tries: Counter[bytes] = Counter()
-    send = runtime.upstream.send
+    target = runtime.router.find(Endpoint.CHAT_COMPLETIONS, "m")
+    assert isinstance(target, Target)
+    send = target.upstream.send
 
     async def counting(endpoint: Endpoint, body: bytes, *, idempotency_key: str) -> Outcome:
         tries[body] += 1
         return await send(endpoint, body, idempotency_key=idempotency_key)
 
-    runtime.upstream.send = counting  # type: ignore[method-assign]
+    target.upstream.send = counting  # type: ignore[method-assign]
     running = asyncio.create_task(finished(runtime, batch))
     most = runtime.run_settings.line_max_tries
     await wait_until(lambda: len(tries) == 5 and min(tries.values()) > 3 * most)
@@ -443,7 +446,7 @@ async def test_an_outage_is_said_once(
     await wait_until(lambda: len(model_server.calls()) > 20)
     model_server.settings.outage = False
     await running
-    assert caplog.text.count("the model server fails (503)") == 1
+    assert caplog.text.count("the model server default fails (503)") == 1
 
 
 async def test_no_more_calls_are_in_flight_than_allowed(

@@ -283,8 +283,8 @@ class TrippingLimiter(Limiter):
         self.trip: Callable[[], None] | None = None
         self._taken = 0
 
-    async def acquire(self) -> None:
-        await super().acquire()
+    async def acquire(self, server: str = "") -> None:
+        await super().acquire(server)
         self._taken += 1
         if self._taken == 3 and self.trip is not None:
             asyncio.get_running_loop().call_soon(self.trip)

@@ -5,7 +5,7 @@ import pytest
 from models.lines import Endpoint
 from models.settings import UpstreamSettings
 from worker.retry import Blame, Neighbours, backoff_seconds
-from worker.runtime import neighbours_for
+from worker.runtime import NeighboursByModel
 from worker.settings import RunSettings
 
 
@@ -112,8 +112,10 @@ def test_an_outage_is_reported_at_most_once_a_minute() -> None:
 
 @pytest.mark.parametrize(("timeout", "seconds"), [(10, 600), (600, 4200)])
 def test_evidence_outlasts_the_tries_of_a_line_that_times_out(timeout: int, seconds: int) -> None:
-    upstream = UpstreamSettings.model_validate(
+    settings = UpstreamSettings.model_validate(
         {"upstream_url": "http://m/v1", "call_timeout_seconds": timeout}
     )
-    neighbours = neighbours_for(RunSettings(), upstream)[Endpoint.EMBEDDINGS, "m"]
+    evidence = NeighboursByModel(RunSettings(), settings.upstreams())
+    neighbours = evidence[Endpoint.EMBEDDINGS, "m"]
+    assert evidence[Endpoint.EMBEDDINGS, "m"] is neighbours
     assert neighbours.recent_seconds == seconds

@@ -13,6 +13,7 @@ import pytest
 
 from models.lines import Endpoint
 from models.settings import UpstreamSettings
+from models.upstreams import ModelServer
 from worker.answer import NO_USAGE, BrokenAnswer, Usage, error_envelope, on_one_line, read_usage
 from worker.retry import Blame
 from worker.upstream import Outcome, Upstream, Verdict
@@ -22,8 +23,9 @@ KEY = "batch_req_1"
 GOOD = b'{"object": "chat.completion"}'
 
 
-def settings(**changes: Any) -> UpstreamSettings:
-    return UpstreamSettings.model_validate({"upstream_url": "http://models/v1"} | changes)
+def settings(**changes: Any) -> ModelServer:
+    given = UpstreamSettings.model_validate({"upstream_url": "http://models/v1"} | changes)
+    return given.upstreams().servers["default"]
 
 
 async def send(

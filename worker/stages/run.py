@@ -19,6 +19,7 @@ from models.lifecycle import BatchStatus
 from models.lines import (
     Endpoint,
     InputLine,
+    LineError,
     custom_id_of,
     decode_input_line,
     render_failure,
@@ -34,8 +35,9 @@ from worker.lease import (
 )
 from worker.recorder import Recorder, Row
 from worker.retry import Blame, backoff_seconds
+from worker.router import Target
 from worker.runtime import Runtime
-from worker.upstream import Outcome, Verdict
+from worker.upstream import Outcome, Upstream, Verdict
 from worker.video import finish_video, is_unfinished
 
 log = logging.getLogger(__name__)
@@ -96,6 +98,9 @@ class ShardRun:
         self._runtime = runtime
         self._settings = runtime.run_settings
         self._neighbours = runtime.neighbours[shard.endpoint, shard.model]
+        self._target = runtime.router.find(shard.endpoint, shard.model)
+        # Whose slots the calls take.
+        self._server = self._target.server_name if isinstance(self._target, Target) else ""
         self._feeder: asyncio.Task[None] | None = None
         self._lines: set[asyncio.Task[None]] = set()
         # Those of them that hold no slot: backing off, or waiting for a slot again.
@@ -144,7 +149,7 @@ class ShardRun:
         async for line_no, raw in read_places(self._runtime.database, file, self.shard.lines):
             while self._recorder.is_behind:  # noqa: ASYNC110  # it ends by the clock too
                 await asyncio.sleep(self._settings.record_seconds)
-            await self._runtime.limiter.acquire()
+            await self._runtime.limiter.acquire(self._server)
             task = asyncio.create_task(self._run_line(line_no, raw))
             self._lines.add(task)
             task.add_done_callback(self._end_line)
@@ -157,7 +162,7 @@ class ShardRun:
         if task in self._waiting:
             self._waiting.discard(task)
         else:
-            self._runtime.limiter.release()
+            self._runtime.limiter.release(self._server)
 
     async def _run_line(self, line_no: int, raw: bytes) -> None:
         """Call one line until its outcome is final, and record it; begins with a slot taken."""
@@ -175,12 +180,16 @@ class ShardRun:
 
     async def _call(self, line_no: int, line: InputLine, key: str) -> Outcome:
         """Try until the outcome is final."""
-        body = bytes(line.body)
+        target = self._target
+        if isinstance(target, LineError):
+            # The file of model servers has changed since the batch was validated.
+            return Outcome(Verdict.REFUSED, code=target.code, message=target.message)
+        body = target.body_of(bytes(line.body))
         neighbours = self._neighbours
         failures = charged = 0
         while True:
             successes_before = neighbours.successes
-            outcome = await self._send(body, key)
+            outcome = await self._send(target.upstream, body, key)
             now = self._runtime.clock()
             if outcome.verdict is not Verdict.TRANSIENT:
                 neighbours.succeeded(now)
@@ -196,9 +205,8 @@ class ShardRun:
                 return outcome
             await self._wait_for_next_try(failures, outcome)
 
-    async def _send(self, body: bytes, key: str) -> Outcome:
+    async def _send(self, upstream: Upstream, body: bytes, key: str) -> Outcome:
         """One try; for a video it ends when the video does, and holds its slot until then."""
-        upstream = self._runtime.upstream
         outcome = await upstream.send(self.shard.endpoint, body, idempotency_key=key)
         if self.shard.endpoint is Endpoint.VIDEOS and is_unfinished(outcome):
             # It is at work now, however its tries before this one ended.
@@ -218,7 +226,8 @@ class ShardRun:
             self._runtime.clock()
         ):
             log.warning(
-                "the model server fails (%s): calls are tried again until the window closes",
+                "the model server %s fails (%s): calls are tried again until the window closes",
+                self._server,
                 outcome.status_code or outcome.code,
             )
 
@@ -235,9 +244,9 @@ class ShardRun:
             retry_after_seconds=outcome.retry_after_seconds,
         )
         self._waiting.add(task)
-        self._runtime.limiter.release()
+        self._runtime.limiter.release(self._server)
         await asyncio.sleep(seconds)
-        await self._runtime.limiter.acquire()
+        await self._runtime.limiter.acquire(self._server)
         self._waiting.discard(task)
         self._recorder.retries += 1
 

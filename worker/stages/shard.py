@@ -4,6 +4,8 @@ Promises: all shards and `in_progress` appear in one transaction, or nothing doe
 dies before it, the batch is validated again; after it, the sweep rings for its shards.
 """
 
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -44,6 +46,10 @@ class ShardCutter:
         last.offsets.append(offset)
         last.lengths.append(length)
         last.size_bytes += length
+
+    def line_numbers(self) -> Iterator[int]:
+        """The numbers of all lines that have a place."""
+        return itertools.chain.from_iterable(piece.line_numbers for piece in self.shards)
 
 
 async def start_batch(

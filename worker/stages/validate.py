@@ -7,6 +7,8 @@ batch is still `validating` and is checked again from the start.
 
 import logging
 from collections.abc import AsyncIterator
+from dataclasses import replace
+from itertools import islice
 
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -104,7 +106,7 @@ async def _check(
             read_lines(runtime.database, file, max_line_bytes=settings.max_line_bytes),
         ):
             for line_no, offset, raw in lines:
-                error = checker.check(raw, line_no)
+                error = checker.check(raw, line_no) or _model_fault(runtime, checker, line_no)
                 if error is not None:
                     errors.append(error)
                 cutter.add(line_no, offset, len(raw))
@@ -121,7 +123,28 @@ async def _check(
         return [LineError("invalid_request", "The input file could not be read.", "file_id")]
     if cutter.total == 0 and not errors:
         return [_EMPTY]
-    return errors
+    return errors or _faults_without_model(runtime, checker, cutter)
+
+
+def _model_fault(runtime: Runtime, checker: LineChecker, line_no: int) -> LineError | None:
+    """What keeps the batch's model from every server, if anything does: each line names it, or none."""
+    if checker.model is None:
+        return None
+    found = runtime.router.upstreams.find(checker.endpoint, checker.model)
+    return replace(found, line=line_no) if isinstance(found, LineError) else None
+
+
+def _faults_without_model(
+    runtime: Runtime, checker: LineChecker, cutter: ShardCutter
+) -> list[LineError]:
+    """The faults of lines none of which names a model, if there is no server for such."""
+    if checker.model is not None:
+        return []
+    found = runtime.router.upstreams.find(checker.endpoint, None)
+    if not isinstance(found, LineError):
+        return []
+    most = runtime.validate_settings.max_batch_errors
+    return [replace(found, line=line_no) for line_no in islice(cutter.line_numbers(), most)]
 
 
 async def _renewing(
