@@ -6,6 +6,7 @@ wrong with it is refused in OpenAI's words (`api.grammar`).
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import reduce
 from operator import getitem
@@ -17,7 +18,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from starlette.exceptions import HTTPException
 
 from api.grammar import expected_length, refusal_of, refused, supported_values, unknown_keys
+from api.windows import Windows
 from models.errors import InvalidParameter
+from models.lifecycle import BatchStatus
 from models.lines import MAX_ECHO, Endpoint, invalid_type
 from models.receiver import MAX_URL
 from models.webhook import EventType
@@ -63,10 +66,15 @@ def _check_pair(key: str, text: object) -> None:
         raise refused(message, param=param, code="string_above_max_length")
 
 
-def _check_window(value: Any, info: ValidationInfo) -> Any:
+def check_window(value: Any, info: ValidationInfo) -> Any:
+    """See to it that a batch may ask for this window (of the context's `windows`)."""
     allowed: Mapping[str, timedelta] = (info.context or {}).get("windows", {"24h": ...})
     if isinstance(value, str) and value not in allowed:
-        message = supported_values(value, list(allowed))
+        message = (
+            allowed.refusal_of(value)
+            if isinstance(allowed, Windows)
+            else supported_values(value, list(allowed))
+        )
         raise refused(message, param="completion_window", code="invalid_value")
     return value
 
@@ -173,7 +181,7 @@ class CreateBatch(Body):
     input_file_id: Annotated[str, BeforeValidator(_check_storable)] = Field(max_length=256)
     # Lax for this field alone: a strict enum takes no string.
     endpoint: Annotated[Endpoint, Field(strict=False)]
-    completion_window: Annotated[str, BeforeValidator(_check_window)]
+    completion_window: Annotated[str, BeforeValidator(check_window)]
     metadata: Metadata = None
     output_expires_after: ExpiresAfter | None = None
 
@@ -212,6 +220,14 @@ class ListBatches(BaseModel):
 
     after: str | None = None
     limit: int = Field(default=20, ge=0, le=100)
+
+
+@dataclass(frozen=True, slots=True)
+class BatchFilter:
+    """Which batches a list holds: those in one of these statuses (any, if none), with all these pairs."""
+
+    statuses: frozenset[BatchStatus]
+    metadata: Mapping[str, str]
 
 
 class ListFiles(BaseModel):

@@ -3,30 +3,14 @@
 Promises: a duration that nobody can read is refused at start, not at the first request.
 """
 
-import re
 from datetime import timedelta
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import BaseSettings
 
+from api.windows import Windows
 from models.settings import ENV
-
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
-_DURATION = re.compile(r"([1-9][0-9]{0,8})([smhd])", re.ASCII)
-
-
-def parse_duration(text: str) -> timedelta:
-    """Read `30s`, `15m`, `24h` or `7d`.
-
-    Raises:
-        ValueError: it is something else.
-    """
-    match = _DURATION.fullmatch(text)
-    if match is None:
-        message = f"'{text}' is not a duration such as 30s, 15m, 24h or 7d"
-        raise ValueError(message)
-    return timedelta(**{_UNITS[match[2]]: int(match[1])})
 
 
 def _comma_list(text: str) -> list[str]:
@@ -34,9 +18,7 @@ def _comma_list(text: str) -> list[str]:
 
 
 def _windows(value: str) -> str:
-    if not [parse_duration(word) for word in _comma_list(value)]:
-        message = "name at least one window, such as 24h"
-        raise ValueError(message)
+    Windows(_comma_list(value))
     return value
 
 
@@ -100,7 +82,8 @@ class ApiSettings(BaseSettings):
     )
     completion_windows: Annotated[str, AfterValidator(_windows)] = Field(
         default="24h",
-        description="Windows that a batch may ask for, separated by commas (30s, 15m, 24h, 7d).",
+        description="Windows that a batch may ask for, separated by commas: durations (30s, 15m, 24h,"
+        " 7d), ranges of them (10s-30d), or `any` for each from 10s to 365d.",
     )
     unknown_parameters: Literal["refuse", "ignore"] = Field(
         default="refuse",
@@ -120,9 +103,9 @@ class ApiSettings(BaseSettings):
         """The accepted keys, besides those in the database."""
         return [] if self.api_key is None else _comma_list(self.api_key.get_secret_value())
 
-    def windows(self) -> dict[str, timedelta]:
+    def windows(self) -> Windows:
         """The windows that a batch may ask for, by the word for each."""
-        return {word: parse_duration(word) for word in _comma_list(self.completion_windows)}
+        return Windows(_comma_list(self.completion_windows))
 
     def file_retention(self) -> timedelta:
         """Life of a file of purpose batch, unless its upload says otherwise."""

@@ -132,6 +132,12 @@ class ControlSettings(BaseSettings):
         gt=0,
         description="Life of output and error files, unless a batch says otherwise.",
     )
+    idempotency_key_hours: float = Field(
+        default=24,
+        gt=0,
+        le=8760,
+        description="Time for which an `Idempotency-Key` is remembered.",
+    )
     upload_stall_seconds: int = Field(
         default=3600, gt=0, description="An upload that has not moved for so long is removed."
     )

@@ -4,6 +4,7 @@ from fastapi import APIRouter
 
 from api.auth import CallerDep
 from api.deps import BellDep, CreateBatchBody, DatabaseDep, SettingsDep
+from api.extensions import BATCH_FILTER_PARAMETERS, BatchFilterDep, IdempotencyKeyDep
 from api.openapi import CREATE_BATCH_BODY
 from api.params import ListBatchesQuery
 from api.services import batches
@@ -19,6 +20,7 @@ async def create_batch(
     caller: CallerDep,
     bell: BellDep,
     settings: SettingsDep,
+    idempotency_key: IdempotencyKeyDep,
 ) -> wire.Batch:
     """Create a batch from an uploaded file."""
     window = settings.windows()[body.completion_window]
@@ -29,15 +31,16 @@ async def create_batch(
         request=body,
         window=window,
         max_batches_per_hour=settings.max_batches_per_hour,
+        idempotency_key=idempotency_key,
     )
 
 
-@router.get("")
+@router.get("", openapi_extra=BATCH_FILTER_PARAMETERS)
 async def list_batches(
-    query: ListBatchesQuery, database: DatabaseDep, caller: CallerDep
+    query: ListBatchesQuery, wanted: BatchFilterDep, database: DatabaseDep, caller: CallerDep
 ) -> wire.BatchList:
     """List batches, newest first."""
-    return await batches.list_(database, caller, query=query)
+    return await batches.list_(database, caller, query=query, wanted=wanted)
 
 
 @router.get("/{batch_id}")

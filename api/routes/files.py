@@ -7,6 +7,7 @@ from fastapi import APIRouter, Request, Response
 from api.auth import CallerDep
 from api.content import content_response
 from api.deps import DatabaseDep, SettingsDep
+from api.extensions import IdempotencyKeyDep
 from api.multipart import read_form
 from api.openapi import UPLOAD_FORM
 from api.params import ListFilesQuery
@@ -18,11 +19,17 @@ router = APIRouter(prefix="/v1/files", tags=["files"])
 
 @router.post("", openapi_extra=UPLOAD_FORM)
 async def upload_file(
-    request: Request, database: DatabaseDep, caller: CallerDep, settings: SettingsDep
+    request: Request,
+    database: DatabaseDep,
+    caller: CallerDep,
+    settings: SettingsDep,
+    idempotency_key: IdempotencyKeyDep,
 ) -> wire.File:
     """Upload a file."""
     form = read_form(request, max_file_bytes=settings.max_bytes_of(None))
-    return await uploads.upload(database, caller, form=form, settings=settings)
+    return await uploads.upload(
+        database, caller, form=form, settings=settings, idempotency_key=idempotency_key
+    )
 
 
 @router.get("")

@@ -4,13 +4,26 @@ Promises: nobody learns of another project's batch; a batch is in the database b
 of it, and before anybody is rung; of a cancel and a stage that race, the life cycle decides who wins.
 """
 
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, func, insert, select, tuple_
+import orjson
+from sqlalchemy import (
+    ColumnElement,
+    Text,
+    case,
+    cast,
+    false,
+    func,
+    insert,
+    select,
+    tuple_,
+)
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.bell import Bell, ring
-from api.params import CreateBatch, ListBatches
+from api.params import BatchFilter, CreateBatch, ListBatches
+from api.services.idempotency import AlreadyMade, claim_key, ticket_for
 from models import Batch, wire
 from models.database import Database
 from models.errors import BatchNotCancellable, BatchNotFound, InvalidParameter
@@ -21,6 +34,7 @@ from models.project import Caller
 from models.queries import advance, counted_batches
 from models.quota import require_batch_allowed
 
+EVERY_BATCH = BatchFilter(frozenset(), {})
 _CANCELLED = {BatchStatus.CANCELLING, BatchStatus.CANCELLED}
 
 
@@ -32,22 +46,26 @@ async def create(
     request: CreateBatch,
     window: timedelta,
     max_batches_per_hour: int,
+    idempotency_key: str | None = None,
 ) -> wire.Batch:
     """Accept a batch. Its input is looked at later, when it is validated.
 
     Raises:
         BatchRateReached: the project has created as many in the last hour as it may.
+        IdempotencyKeyReused: the key has stood for another request.
     """
     expiry = request.output_expires_after
-    async with database.begin() as session:
-        await require_batch_allowed(
-            session, caller.project_pk, max_batches_per_hour=max_batches_per_hour
-        )
-        batch = await session.scalar(
-            insert(Batch)
-            .values(
-                id=new_batch_id(),
-                project_pk=caller.project_pk,
+    said = orjson.dumps(request.model_dump(mode="json"), option=orjson.OPT_SORT_KEYS)
+    ticket = ticket_for(caller, operation="batches.create", key=idempotency_key, said=(said,))
+    batch_id = new_batch_id()
+    try:
+        async with database.begin() as session:
+            await claim_key(session, ticket, batch_id)
+            batch = await add(
+                session,
+                caller,
+                max_batches_per_hour=max_batches_per_hour,
+                id=batch_id,
                 endpoint=request.endpoint,
                 completion_window=request.completion_window,
                 input_file_id=request.input_file_id,
@@ -55,12 +73,27 @@ async def create(
                 output_expires_after_seconds=None if expiry is None else expiry.seconds,
                 expires_at=func.now() + window,
             )
-            .returning(Batch)
-        )
-        assert batch is not None  # noqa: S101  # an INSERT returns its row
-        shown = wire.Batch.of(batch)
+    except AlreadyMade as made:
+        return await get(database, caller, batch_id=made.object_id)
     await ring(bell.ring_validate, batch.pk)
-    return shown
+    return wire.Batch.of(batch)
+
+
+async def add(
+    session: AsyncSession, caller: Caller, *, max_batches_per_hour: int, **values: object
+) -> Batch:
+    """Insert a batch, in the caller's transaction; `values` are its columns.
+
+    Raises:
+        BatchRateReached: the project has created as many in the last hour as it may.
+    """
+    await require_batch_allowed(
+        session, caller.project_pk, max_batches_per_hour=max_batches_per_hour
+    )
+    columns = {"project_pk": caller.project_pk} | values
+    batch: Batch | None = await session.scalar(insert(Batch).values(columns).returning(Batch))
+    assert batch is not None  # noqa: S101  # an INSERT returns its row
+    return batch
 
 
 async def get(database: Database, caller: Caller, *, batch_id: str) -> wire.Batch:
@@ -73,15 +106,17 @@ async def get(database: Database, caller: Caller, *, batch_id: str) -> wire.Batc
         return await show(session, caller, batch_id)
 
 
-async def list_(database: Database, caller: Caller, *, query: ListBatches) -> wire.BatchList:
-    """Show a page of batches, newest first.
+async def list_(
+    database: Database, caller: Caller, *, query: ListBatches, wanted: BatchFilter = EVERY_BATCH
+) -> wire.BatchList:
+    """Show a page of the wanted batches, newest first.
 
     Raises:
         InvalidParameter: `after` names no batch.
     """
     statement = (
         counted_batches()
-        .where(Batch.project_pk == caller.project_pk)
+        .where(Batch.project_pk == caller.project_pk, *_conditions(wanted))
         .order_by(Batch.created_at.desc(), Batch.pk.desc())
     )
     async with database.begin() as session:
@@ -140,6 +175,20 @@ async def find(session: AsyncSession, caller: Caller, batch_id: str) -> Batch:
     if found is None:
         raise BatchNotFound(batch_id[:MAX_ECHO])
     return found
+
+
+def _conditions(wanted: BatchFilter) -> Iterator[ColumnElement[bool]]:
+    if wanted.statuses:
+        yield Batch.status.in_(wanted.statuses)
+    for key, value in wanted.metadata.items():
+        if "\0" in key + value:
+            # Postgres knows no such text, so it can be asked for none.
+            yield false()
+            continue
+        # Metadata may hold a NUL all the same, as JSON, and then Postgres refuses to look into it.
+        is_readable = cast(Batch.metadata_, Text).not_like("%\\\\u0000%")
+        is_equal = Batch.metadata_.op("->>", return_type=Text())(key) == value
+        yield case((is_readable, is_equal), else_=false())
 
 
 def _is_theirs(caller: Caller, batch_id: str) -> ColumnElement[bool]:

@@ -5,17 +5,21 @@ what was begun and not published is removed; no connection to the database is he
 takes its time.
 """
 
+import hashlib
 import logging
 from collections.abc import AsyncIterator
 from datetime import timedelta
 
 from pydantic import ValidationError
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.grammar import refusal_of, unknown_parameter
 from api.multipart import Part
 from api.params import PURPOSES, ExpiresAfter
+from api.services import files
 from api.services.first_line import FirstLine
+from api.services.idempotency import AlreadyMade, Ticket, claim_key, ticket_for
 from api.settings import ApiSettings
 from models import File, wire
 from models.database import Database
@@ -23,6 +27,7 @@ from models.errors import FileTooLarge, InvalidParameter, NotJsonLines
 from models.ids import new_file_id
 from models.lines import MAX_ECHO
 from models.project import Caller
+from models.queries import file_is_visible
 from models.quota import Room, look_for_room, require_room
 from models.storage import Upload, open_upload
 
@@ -33,7 +38,12 @@ _MAX_FILENAME = 255
 
 
 async def upload(
-    database: Database, caller: Caller, *, form: AsyncIterator[Part], settings: ApiSettings
+    database: Database,
+    caller: Caller,
+    *,
+    form: AsyncIterator[Part],
+    settings: ApiSettings,
+    idempotency_key: str | None = None,
 ) -> wire.File:
     """Store the file of a form and make it visible.
 
@@ -42,8 +52,9 @@ async def upload(
         FileTooLarge: the file is larger than its purpose allows.
         NotJsonLines: its purpose is batch, and it is no such file.
         StorageLimitReached: the project would store more than it may.
+        IdempotencyKeyReused: the key has stood for another file.
     """
-    intake = _Intake(database, caller, settings)
+    intake = _Intake(database, caller, settings, idempotency_key)
     try:
         async for part in form:
             if part.name == "file":
@@ -51,6 +62,9 @@ async def upload(
             else:
                 intake.take_field(part.name, await part.text())
         return wire.File.of(await intake.publish())
+    except AlreadyMade as made:
+        await intake.discard()
+        return await files.get(database, caller, file_id=made.object_id)
     except BaseException:
         await intake.discard()
         raise
@@ -59,12 +73,17 @@ async def upload(
 class _Intake:
     """What has arrived of one form."""
 
-    def __init__(self, database: Database, caller: Caller, settings: ApiSettings) -> None:
+    def __init__(
+        self, database: Database, caller: Caller, settings: ApiSettings, idempotency_key: str | None
+    ) -> None:
         self._database = database
         self._caller = caller
         self._settings = settings
         self._purpose: str | None = None
         self._expiry: dict[str, str] = {}
+        self._key = idempotency_key
+        self._digest = hashlib.sha256()
+        self._file: File | None = None
         self._upload: Upload | None = None
         self._first_line = FirstLine()
         self._room = Room(None)
@@ -96,11 +115,14 @@ class _Intake:
                 self._caller.project_pk,
                 max_stored_bytes=self._settings.max_stored_bytes,
             )
+        self._file = file
         self._upload = await open_upload(self._database, file)
         async for piece in part:
             if self._purpose in {None, "batch"}:
                 self._first_line.feed(piece)
             self._check(self._upload.size_bytes + len(piece))
+            if self._key is not None:
+                self._digest.update(piece)
             await self._upload.write(piece)
 
     async def publish(self) -> File:
@@ -112,19 +134,35 @@ class _Intake:
         self._check(self._upload.size_bytes)
         life = self._life()
         return await self._upload.publish(
-            within=self._require_room,
+            within=self._claim_and_require_room,
             purpose=self._purpose,
             expires_at=None if life is None else File.created_at + life,
         )
 
-    async def _require_room(self, session: AsyncSession) -> None:
+    async def _claim_and_require_room(self, session: AsyncSession) -> None:
         assert self._upload is not None  # noqa: S101  # it is being published
+        assert self._file is not None  # noqa: S101  # it is being published
+        await claim_key(session, self._ticket(self._file), self._file.id, is_there=self._is_there)
         await require_room(
             session,
             self._caller.project_pk,
             self._upload.size_bytes,
             max_stored_bytes=self._settings.max_stored_bytes,
         )
+
+    def _ticket(self, file: File) -> Ticket | None:
+        said = (
+            (self._purpose or "").encode(),
+            file.filename.encode(),
+            repr(sorted(self._expiry.items())).encode(),
+            self._digest.digest(),
+        )
+        return ticket_for(self._caller, operation="files.create", key=self._key, said=said)
+
+    async def _is_there(self, session: AsyncSession, file_id: str) -> bool:
+        is_theirs = file_is_visible(self._caller.project_pk)
+        found = await session.scalar(select(File.pk).where(File.id == file_id, is_theirs))
+        return found is not None
 
     async def discard(self) -> None:
         if self._upload is not None:
@@ -134,7 +172,9 @@ class _Intake:
         limit = self._settings.max_bytes_of(self._purpose)
         if size_bytes > limit:
             raise FileTooLarge(limit)
-        self._room.require(size_bytes)
+        # An upload with a key may turn out to be a repeated one, which needs no room.
+        if self._key is None:
+            self._room.require(size_bytes)
         if self._purpose == "batch" and self._first_line.is_json_object is False:
             raise NotJsonLines
 

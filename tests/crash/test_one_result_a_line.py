@@ -135,7 +135,7 @@ def test_a_cancelled_batch_keeps_what_has_finished(engine: Engine) -> None:
 def test_a_batch_whose_window_closes_expires(engine: Engine) -> None:
     engine.upstream.settings.latency = 2.0
     try:
-        batch_id = engine.create_batch(_LINES, window="8s")
+        batch_id = engine.create_batch(_LINES, window="10s")
         batch = engine.wait_for_end(batch_id, seconds=30)
     finally:
         engine.upstream.settings.latency = 0.2

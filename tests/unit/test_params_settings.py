@@ -7,7 +7,8 @@ import pytest
 from pydantic import ValidationError
 
 from api.auth import mask
-from api.settings import ApiSettings, parse_duration
+from api.settings import ApiSettings
+from api.windows import parse_duration
 
 
 def settings(**values: Any) -> ApiSettings:
@@ -80,10 +81,59 @@ def test_what_is_no_duration(text: str) -> None:
         parse_duration(text)
 
 
-@pytest.mark.parametrize("windows", ["", ",", "24h,tomorrow", "1h 2h"])
+@pytest.mark.parametrize(
+    "windows",
+    ["", ",", "24h,tomorrow", "1h 2h", "24h,-", "1h-", "-1h", "1h-2h-3h", "1h-any", "ANY", "any-1h"],
+)
 def test_windows_that_cannot_be_read(windows: str) -> None:
     with pytest.raises(ValidationError, match="completion_windows"):
         settings(completion_windows=windows)
+
+
+@pytest.mark.parametrize(
+    ("windows", "sentence"),
+    [
+        ("9s", "'9s' is too short for a completion window: the shortest is 10s"),
+        ("24h,5s-1h", "'5s' is too short for a completion window: the shortest is 10s"),
+        ("366d", "'366d' is too long for a completion window: the longest is 365d"),
+        ("1m-999999999d", "'999999999d' is too long for a completion window: the longest is 365d"),
+        ("2h-1h", "'2h-1h' is no range: 2h is longer than 1h"),
+    ],
+)
+def test_windows_that_no_batch_should_have(windows: str, sentence: str) -> None:
+    with pytest.raises(ValidationError, match=sentence):
+        settings(completion_windows=windows)
+
+
+@pytest.mark.parametrize(
+    ("windows", "allowed", "refused"),
+    [
+        ("24h", ["24h"], ["1440m", "1h", "any", ""]),
+        ("24h, 7d", ["24h", "7d"], ["25h", "168h"]),
+        ("any", ["10s", "90m", "24h", "365d", "60s"], ["9s", "366d", "any", "0h", "1.5h"]),
+        ("24h,10s-1h", ["10s", "60m", "1h", "24h"], ["9s", "61m", "2h", "10s-1h"]),
+        ("1h-1h", ["1h", "60m"], ["2h"]),
+    ],
+)
+def test_what_windows_allow(windows: str, allowed: list[str], refused: list[str]) -> None:
+    read = settings(completion_windows=windows).windows()
+    assert [word in read for word in allowed] == [True] * len(allowed)
+    assert [word in read for word in refused] == [False] * len(refused)
+    assert all(read[word] == parse_duration(word) for word in allowed)
+
+
+@pytest.mark.parametrize(
+    ("windows", "supported"),
+    [
+        ("24h", "'24h'"),
+        ("1h,24h,7d", "'1h', '24h', and '7d'"),
+        ("any", "any duration from '10s' to '365d'"),
+        ("24h,1m-2h", "'24h' and any duration from '1m' to '2h'"),
+    ],
+)
+def test_the_words_for_a_window_that_is_refused(windows: str, supported: str) -> None:
+    read = settings(completion_windows=windows).windows()
+    assert read.refusal_of("1s") == f"Invalid value: '1s'. Supported values are: {supported}."
 
 
 @pytest.mark.parametrize(

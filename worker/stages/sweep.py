@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.batch import Batch
 from models.file import File, FileChunk, FileStatus
+from models.idempotency import IdempotencyKey
 from models.lifecycle import FINAL, BatchStatus, ShardState
 from models.queries import advance
 from models.shard import Shard
@@ -41,6 +42,7 @@ async def sweep(runtime: Runtime) -> None:
     await forget_ended(runtime.database)
     await sweep_uploads(runtime)
     await _purge(runtime)
+    await _forget_keys(runtime)
 
 
 async def _expire(runtime: Runtime) -> None:
@@ -159,6 +161,15 @@ async def _purge(runtime: Runtime) -> None:
                 update(File).where(File.pk == file_pk).values(purged_at=func.now())
             )
             log.info("file %s: purged", file_pk)
+
+
+async def _forget_keys(runtime: Runtime) -> None:
+    """Forget idempotency keys after their time."""
+    life = timedelta(hours=runtime.control_settings.idempotency_key_hours)
+    async with runtime.database.begin() as session:
+        await session.execute(
+            delete(IdempotencyKey).where(IdempotencyKey.created_at < func.now() - life)
+        )
 
 
 async def _unneeded_files(session: AsyncSession) -> list[int]:
