@@ -1,4 +1,4 @@
-"""Projects: what belongs to one is not there for another, in the very words of what never was."""
+"""Projects and keys. That each route keeps projects apart is tested in `test_api_foreign.py`."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -21,40 +21,6 @@ PAST = datetime.now(UTC) - timedelta(seconds=1)
 
 def bearer(key: str) -> dict[str, str]:
     return {"authorization": f"Bearer {key}"}
-
-
-@pytest.mark.parametrize(
-    ("method", "path"),
-    [
-        ("GET", "/v1/files/{file}"),
-        ("DELETE", "/v1/files/{file}"),
-        ("GET", "/v1/files/{file}/content"),
-        ("GET", "/v1/files?after={file}"),
-        ("GET", "/v1/batches/{batch}"),
-        ("POST", "/v1/batches/{batch}/cancel"),
-        ("GET", "/v1/batches?after={batch}"),
-    ],
-)
-async def test_another_projects_object_is_not_found(
-    api_client: httpx.AsyncClient, database: Database, method: str, path: str
-) -> None:
-    file, batch = await make_file(database), await make_batch(database)
-    other = bearer(await make_key(database, await make_project(database)))
-    theirs = path.format(file=file.id, batch=batch.id)
-    nobodys = path.format(file="file-nobodys", batch="batch_nobodys")
-
-    answers = [await api_client.request(method, url, headers=other) for url in (theirs, nobodys)]
-
-    texts = [
-        answer.text.replace(file.id, "file-nobodys").replace(batch.id, "batch_nobodys")
-        for answer in answers
-    ]
-    assert answers[0].status_code == answers[1].status_code
-    assert answers[0].status_code in {400, 404}
-    assert texts[0] == texts[1]
-    # Nothing was done to it either.
-    assert ok(await api_client.get(f"/v1/files/{file.id}"))["id"] == file.id
-    assert ok(await api_client.get(f"/v1/batches/{batch.id}"))["status"] == "validating"
 
 
 async def test_lists_hold_only_what_is_ones_own(
