@@ -4,7 +4,7 @@ Promises: `Upstreams.find` is the only place where a model's name becomes a serv
 running alike; no key and no header's value is ever shown by a repr.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Self
 from urllib.parse import urlsplit
@@ -101,6 +101,17 @@ class Route:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelFilter:
+    """Some models: those that are named, or all but those."""
+
+    names: tuple[str, ...] = ()
+    are_meant: bool = False
+
+
+EVERY_MODEL = ModelFilter()
+
+
+@dataclass(frozen=True, slots=True)
 class Upstreams:
     """All model servers, and the way of each model's name to one of them."""
 
@@ -130,6 +141,14 @@ class Upstreams:
         if route is None and self.default is not None:
             route = Route(self.default)
         return route
+
+    def models_without(self, busy: Collection[str]) -> ModelFilter:
+        """The models that go to none of these servers; those that go nowhere are among them."""
+        if self.default is not None and self.default.name in busy:
+            names = [name for name, each in self.routes.items() if each.server.name not in busy]
+            return ModelFilter(tuple(names), are_meant=True)
+        names = [name for name, each in self.routes.items() if each.server.name in busy]
+        return ModelFilter(tuple(names))
 
     def call_timeout_seconds(self, model: str | None) -> float:
         """Longest time that one call for this model may take; zero if it goes nowhere."""

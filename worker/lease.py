@@ -19,6 +19,7 @@ from models.lines import Endpoint
 from models.queries import advance
 from models.result import Result
 from models.shard import Shard
+from models.upstreams import EVERY_MODEL, ModelFilter
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,7 @@ _CLAIM_SHARD = text(
         FROM shards JOIN batches ON batches.pk = shards.batch_pk JOIN load USING (batch_pk)
         WHERE batches.status = 'in_progress' AND batches.expires_at > now()
           AND batches.paused_at IS NULL
+          AND coalesce(batches.model = ANY(CAST(:models AS text[])), false) = :are_meant
           AND (shards.state = 'queued'
                OR (shards.state = 'running' AND shards.lease_until <= now()
                    AND pg_postmaster_start_time() < now() - make_interval(secs => :lease_seconds)))
@@ -77,13 +79,24 @@ _CLAIM_SHARD = text(
 
 
 async def claim_shard(
-    database: Database, *, owner: str, lease_seconds: float, passed_over: int = 0
+    database: Database,
+    *,
+    owner: str,
+    lease_seconds: float,
+    passed_over: int = 0,
+    models: ModelFilter = EVERY_MODEL,
 ) -> ClaimedShard | None:
-    """Take the lease of the most urgent runnable shard, if there is one.
+    """Take the lease of the most urgent runnable shard of these models, if there is one.
 
     One of the batch `passed_over` only if no other batch has any.
     """
-    values = {"owner": owner, "lease_seconds": lease_seconds, "passed_over": passed_over}
+    values = {
+        "owner": owner,
+        "lease_seconds": lease_seconds,
+        "passed_over": passed_over,
+        "models": list(models.names),
+        "are_meant": models.are_meant,
+    }
     async with database.begin() as session:
         row = (await session.execute(_CLAIM_SHARD, values)).one_or_none()
         if row is None:

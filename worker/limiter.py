@@ -49,7 +49,7 @@ class Limiter:
     async def acquire(self, server: str = _EVERYBODY) -> None:
         """Wait for a slot and take it."""
         lane = self._lane(server)
-        if not lane.waiting and self._may_take(lane):
+        if self.has_room(server):
             self._take(lane)
             return
         given = asyncio.get_running_loop().create_future()
@@ -67,6 +67,11 @@ class Limiter:
                 with contextlib.suppress(ValueError):
                     lane.waiting.remove(place)
             raise
+
+    def has_room(self, server: str) -> bool:
+        """Whether a slot could be taken without waiting."""
+        lane = self._lane(server)
+        return not lane.waiting and self._may_take(lane)
 
     def release(self, server: str = _EVERYBODY) -> None:
         """Give the slot back."""

@@ -63,6 +63,16 @@ class Router:
             return found
         return Target(self._connected[found.server.name], found.model)
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether several servers share what this process has."""
+        return len(self.upstreams.servers) > 1
+
+    def server_of(self, endpoint: Endpoint, model: str | None) -> str:
+        """The name of the server that lines of this model go to; empty if they go nowhere."""
+        found = self.find(endpoint, model)
+        return found.server_name if isinstance(found, Target) else ""
+
     async def aclose(self) -> None:
         """Close every connection."""
         for upstream in self._connected.values():

@@ -40,6 +40,8 @@ from worker.settings import (
 
 Answer = TypeVar("Answer")
 
+_NO_LIMIT = 1_000_000
+
 
 @dataclass(slots=True)
 class Runtime:
@@ -64,6 +66,10 @@ class Runtime:
     notify_settings: NotifySettings = field(default_factory=NotifySettings)
     receiver: Receiver = field(init=False)
     outbox: Outbox = field(default_factory=Outbox)
+    shard_slots: Limiter = field(default_factory=lambda: Limiter(_NO_LIMIT))
+    """How many shards of each model server are worked on: one must not take every thread."""
+
+    claiming: asyncio.Lock = field(default_factory=asyncio.Lock)
     draining: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
@@ -83,6 +89,7 @@ class Runtime:
                 settings.run.max_in_flight,
                 {name: server.max_in_flight for name, server in upstreams.servers.items()},
             ),
+            shard_slots=shard_slots_for(settings.run, upstreams),
             validate_settings=settings.validate,
             run_settings=settings.run,
             control_settings=settings.control,
@@ -106,6 +113,13 @@ class Runtime:
         await self.router.aclose()
         await self.database.dispose()
         self.doorbell.close()
+
+
+def shard_slots_for(run: RunSettings, upstreams: Upstreams) -> Limiter:
+    """A process's shards at a time, parted among its model servers; a single one needs no parting."""
+    if len(upstreams.servers) == 1:
+        return Limiter(_NO_LIMIT)
+    return Limiter(run.shards_per_worker, dict.fromkeys(upstreams.servers))
 
 
 class NeighboursByModel(dict[tuple[Endpoint, str | None], Neighbours]):

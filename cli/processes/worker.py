@@ -5,6 +5,7 @@ their drain time and a margin to do so.
 """
 
 import asyncio
+import os
 from typing import Annotated
 
 import typer
@@ -50,6 +51,9 @@ def worker(
     from worker.app import app  # noqa: PLC0415
     from worker.settings import WorkerSettings  # noqa: PLC0415
 
+    if only is Only.RUN and concurrency is not None:
+        # Several model servers share them out. (More than the setting allows are shared out as so many.)
+        os.environ["OVERNIGHT_SHARDS_PER_WORKER"] = str(min(concurrency, 100))
     settings = read_settings(WorkerSettings)
     if only is Only.RUN:
         pool, default = "threads", settings.run.shards_per_worker

@@ -318,6 +318,38 @@ async def test_a_server_that_answers_nothing_leaves_the_other_its_slots(setup: S
     assert await _recorded(setup, stuck) == 10
 
 
+async def test_a_server_that_answers_nothing_leaves_the_other_some_of_the_shards(
+    setup: Setup,
+) -> None:
+    """However many of its shards wait: a process has only so many threads."""
+    setup.use(setup.read(f'default = "left"\n{MODELS}', left="max_in_flight = 2"))
+    slots = Limiter(4, {"left": None, "right": None})
+    setup.runtime = replace(setup.runtime, shard_slots=slots)
+    never = asyncio.Event()
+
+    async def silent(_: Request) -> Reply:
+        await never.wait()
+        return Reply(body=GOOD)
+
+    setup.left.script = silent
+    stuck = [
+        await started_batch(setup.runtime, json_lines(*(line(n, model) for n in range(1, 31))))
+        for model in ("small", "elsewhere")
+    ]
+    threads = [asyncio.create_task(run_shards(setup.runtime)) for _ in range(4)]
+    # Three are at work on what will not end; the fourth has found nothing that it may take up.
+    await wait_until(lambda: sum(each.done() for each in threads) == 1)
+    assert slots.in_flight == 3
+    batch = await started_batch(setup.runtime, json_lines(*(line(n, "big") for n in range(1, 11))))
+    await asyncio.wait_for(run_shards(setup.runtime), timeout=20)
+    assert await _recorded(setup, batch) == 10
+    assert len(setup.left.requests) == 2
+    never.set()
+    await asyncio.wait_for(asyncio.gather(*threads), timeout=30)
+    assert [await _recorded(setup, each) for each in stuck] == [30, 30]
+    assert slots.in_flight == 0
+
+
 async def test_no_more_calls_are_in_flight_at_a_server_than_it_takes(setup: Setup) -> None:
     setup.use(setup.read(left="max_in_flight = 2"))
     most = at_once = 0

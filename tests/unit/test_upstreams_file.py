@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from models.lines import Endpoint, LineError
 from models.settings import UpstreamSettings
-from models.upstreams import ModelServer, Route, Upstreams
+from models.upstreams import EVERY_MODEL, ModelFilter, ModelServer, Route, Upstreams
 from models.upstreams_file import UpstreamsFileError, read_upstreams
 
 CHAT, EMBEDDINGS = Endpoint.CHAT_COMPLETIONS, Endpoint.EMBEDDINGS
@@ -114,6 +114,17 @@ def test_without_a_default_an_unknown_model_is_refused(tmp_path: Path) -> None:
     assert upstreams.find(Endpoint.MODERATIONS, None) == LineError(
         "invalid_request", "Model parameter is required.", "body.model"
     )
+
+
+def test_the_models_that_go_to_none_of_the_busy_servers(good: Upstreams) -> None:
+    of_vllm, of_hosted = ("llama-3.1", "llama", "gpt-4o-mini"), ("mistral", "m")
+    assert good.models_without([]) == EVERY_MODEL
+    # What nobody names goes to vllm, the default.
+    assert good.models_without(["hosted"]) == ModelFilter(of_hosted)
+    assert good.models_without(["vllm"]) == ModelFilter(of_hosted, are_meant=True)
+    assert good.models_without(["vllm", "hosted"]) == ModelFilter((), are_meant=True)
+    without = Upstreams(good.servers, None, good.routes)
+    assert without.models_without(["vllm"]) == ModelFilter(of_vllm)
 
 
 def test_no_key_and_no_header_is_in_a_repr(tmp_path: Path) -> None:

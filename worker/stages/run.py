@@ -29,14 +29,13 @@ from models.storage import read_places
 from worker.lease import (
     ClaimedShard,
     advance_if_all_done,
-    claim_shard,
     close_shard,
     others_wait,
 )
 from worker.recorder import Recorder, Row
 from worker.retry import Blame, backoff_seconds
-from worker.router import Target
 from worker.runtime import Runtime
+from worker.turns import claim_in_turn
 from worker.upstream import Outcome, Upstream, Verdict
 from worker.video import finish_video, is_unfinished
 
@@ -51,16 +50,15 @@ async def run_shards(runtime: Runtime) -> None:
     """
     passed_over = 0
     while not runtime.draining.is_set():
-        shard = await claim_shard(
-            runtime.database,
-            owner=runtime.owner,
-            lease_seconds=runtime.run_settings.lease_seconds,
-            passed_over=passed_over,
-        )
+        shard, server = await claim_in_turn(runtime, passed_over=passed_over)
         if shard is None:
             return
-        run = ShardRun(runtime, shard)
-        is_done = await _finish(runtime, run)
+        try:
+            run = ShardRun(runtime, shard)
+            is_done = await _finish(runtime, run)
+        finally:
+            if server:
+                runtime.shard_slots.release(server)
         # A shard that ended undone is not taken up again at once, lest a fault spin: the sweep rings.
         if not is_done and not run.has_made_room:
             return
@@ -100,7 +98,7 @@ class ShardRun:
         self._neighbours = runtime.neighbours[shard.endpoint, shard.model]
         self._target = runtime.router.find(shard.endpoint, shard.model)
         # Whose slots the calls take.
-        self._server = self._target.server_name if isinstance(self._target, Target) else ""
+        self._server = runtime.router.server_of(shard.endpoint, shard.model)
         self._feeder: asyncio.Task[None] | None = None
         self._lines: set[asyncio.Task[None]] = set()
         # Those of them that hold no slot: backing off, or waiting for a slot again.
