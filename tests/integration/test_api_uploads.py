@@ -860,6 +860,19 @@ async def test_the_sweep_leaves_what_is_pending_and_removes_the_rest(
     assert ok(await complete(api_client, pending, parts))["file"]["bytes"] == 2000
 
 
+async def test_parts_are_removed_little_by_little(
+    api_client: httpx.AsyncClient, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.stages.uploads._BYTES_AT_ONCE", 2000)
+    upload_id = await begin(api_client, 3000)
+    await add(api_client, upload_id, *[some_bytes(1000)] * 3)
+    ok(await cancel(api_client, upload_id))
+    await sweep(runtime)
+    assert await statuses(runtime.database) == ["part"]
+    await sweep(runtime)
+    assert await statuses(runtime.database) == []
+
+
 async def test_an_upload_is_forgotten_a_day_after_its_time(
     api_client: httpx.AsyncClient, runtime: Runtime
 ) -> None:
