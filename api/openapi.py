@@ -4,6 +4,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from api.extensions import RetryBatch
 from api.params import (
     PURPOSES,
     CompleteUpload,
@@ -59,6 +60,12 @@ PART_FORM = _required_body(
         "properties": {"data": {"type": "string", "format": "binary"}},
     },
 )
+RETRY_BATCH_BODY = {
+    "requestBody": {
+        "required": False,
+        "content": {"application/json": {"schema": _inline(RetryBatch)}},
+    }
+}
 UPLOAD_FORM = _required_body(
     "multipart/form-data",
     {

@@ -15,12 +15,12 @@ router = APIRouter(prefix="/v1/batches", tags=["batches"])
 
 @router.post("", openapi_extra=CREATE_BATCH_BODY)
 async def create_batch(
+    idempotency_key: IdempotencyKeyDep,
     body: CreateBatchBody,
     database: DatabaseDep,
     caller: CallerDep,
     bell: BellDep,
     settings: SettingsDep,
-    idempotency_key: IdempotencyKeyDep,
 ) -> wire.Batch:
     """Create a batch from an uploaded file."""
     window = settings.windows()[body.completion_window]

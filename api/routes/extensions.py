@@ -6,9 +6,12 @@ from fastapi import APIRouter, Query, Response
 from fastapi.responses import StreamingResponse
 
 from api.auth import CallerDep
-from api.deps import BellDep, DatabaseDep
+from api.deps import BellDep, DatabaseDep, SettingsDep
+from api.extensions import IdempotencyKeyDep, RetryBatchBody
+from api.openapi import RETRY_BATCH_BODY
 from api.services import partial, pauses
 from api.services.progress import progress
+from api.services.retries import retry
 from models import wire
 
 router = APIRouter(prefix="/v1/batches", tags=["extensions"])
@@ -33,6 +36,28 @@ _LINES: dict[int | str, dict[str, Any]] = {
 Offset = Annotated[
     int, Query(ge=0, le=2**31 - 1, description="So many lines at the beginning are left out.")
 ]
+
+
+@router.post("/{batch_id}/retry", openapi_extra=RETRY_BATCH_BODY)
+async def retry_batch(
+    batch_id: str,
+    idempotency_key: IdempotencyKeyDep,
+    body: RetryBatchBody,
+    database: DatabaseDep,
+    caller: CallerDep,
+    bell: BellDep,
+    settings: SettingsDep,
+) -> wire.Batch:
+    """Make a new batch of the failed requests of one that has ended."""
+    return await retry(
+        database,
+        caller,
+        bell=bell,
+        batch_id=batch_id,
+        request=body,
+        settings=settings,
+        idempotency_key=idempotency_key,
+    )
 
 
 @router.post("/{batch_id}/pause")
