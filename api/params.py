@@ -29,10 +29,10 @@ PURPOSES = ("assistants", "batch", "fine-tune", "vision", "user_data", "evals")
 MAX_BODY_BYTES = 1024 * 1024
 _MAX_NAME = 256
 _MAX_PAIRS, _MAX_KEY, _MAX_VALUE = 16, 64, 512
+_MD5 = re.compile(r"[0-9a-fA-F]{32}", re.ASCII)
 
 
 def _check_metadata(value: Any) -> Any:
-_MD5 = re.compile(r"[0-9a-fA-F]{32}", re.ASCII)
     if value is None:
         return None
     if not isinstance(value, dict):
@@ -87,14 +87,6 @@ def _check_storable(value: Any) -> Any:
     return value
 
 
-Metadata = Annotated[
-    dict[str, str] | None,
-    BeforeValidator(_check_metadata),
-    Field(
-        description="At most 16 pairs; keys of at most 64, values of at most 512 characters.",
-        json_schema_extra={"maxProperties": _MAX_PAIRS},
-    ),
-]
 def _check_purpose(value: Any) -> Any:
     if isinstance(value, str) and value not in PURPOSES:
         message = supported_values(value, PURPOSES)
@@ -139,6 +131,18 @@ def _check_md5(value: Any) -> Any:
     return value
 
 
+Metadata = Annotated[
+    dict[str, str] | None,
+    BeforeValidator(_check_metadata),
+    Field(
+        description="At most 16 pairs; keys of at most 64, values of at most 512 characters.",
+        json_schema_extra={
+            "maxProperties": _MAX_PAIRS,
+            "propertyNames": {"maxLength": _MAX_KEY},
+            "additionalProperties": {"type": "string", "maxLength": _MAX_VALUE},
+        },
+    ),
+]
 
 
 def _check_name(value: Any) -> Any:
@@ -215,22 +219,6 @@ class WebhookTest(Body):
     event_type: EventType
 
 
-class ListBatches(BaseModel):
-    """The query of GET /v1/batches."""
-
-    after: str | None = None
-    limit: int = Field(default=20, ge=0, le=100)
-
-
-@dataclass(frozen=True, slots=True)
-class BatchFilter:
-    """Which batches a list holds: those in one of these statuses (any, if none), with all these pairs."""
-
-    statuses: frozenset[BatchStatus]
-    metadata: Mapping[str, str]
-
-
-class ListFiles(BaseModel):
 class CreateUpload(Body):
     """The body of POST /v1/uploads."""
 
@@ -238,7 +226,8 @@ class CreateUpload(Body):
     purpose: Annotated[
         str, BeforeValidator(_check_purpose), Field(json_schema_extra={"enum": list(PURPOSES)})
     ]
-    bytes: int = Field(ge=1)
+    # The limit is a setting, and lower for some purposes; what the document shows is its default.
+    bytes: int = Field(ge=1, json_schema_extra={"maximum": 8 * 1024**3})
     mime_type: Annotated[str, BeforeValidator(_check_mime_type)] = Field(max_length=256)
     expires_after: ExpiresAfter | None = None
 
@@ -260,6 +249,22 @@ class CompleteUpload(Body):
     ] = None
 
 
+class ListBatches(BaseModel):
+    """The query of GET /v1/batches."""
+
+    after: str | None = None
+    limit: int = Field(default=20, ge=0, le=100)
+
+
+@dataclass(frozen=True, slots=True)
+class BatchFilter:
+    """Which batches a list holds: those in one of these statuses (any, if none), with all these pairs."""
+
+    statuses: frozenset[BatchStatus]
+    metadata: Mapping[str, str]
+
+
+class ListFiles(BaseModel):
     """The query of GET /v1/files."""
 
     purpose: str | None = None
