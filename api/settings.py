@@ -30,17 +30,6 @@ def _keys(value: SecretStr) -> SecretStr:
     if not all(key.isascii() and key.isprintable() and " " not in key for key in keys):
         message = "a key may hold only visible ASCII characters"
         raise ValueError(message)
-    max_upload_bytes: int = Field(
-        default=8 * 1024**3,
-        gt=0,
-        description="Largest upload in parts, of any purpose but batch.",
-    )
-    max_part_bytes: int = Field(
-        default=64 * 1024 * 1024, gt=0, description="Largest part of an upload in parts."
-    )
-    upload_life_seconds: int = Field(
-        default=3600, gt=0, description="Time that there is to complete an upload in parts."
-    )
     return value
 
 
@@ -59,6 +48,17 @@ class ApiSettings(BaseSettings):
     )
     max_other_file_bytes: int = Field(
         default=512 * 1024 * 1024, gt=0, description="Largest file of any other purpose."
+    )
+    max_upload_bytes: int = Field(
+        default=8 * 1024**3,
+        gt=0,
+        description="Largest upload in parts, of any purpose but batch.",
+    )
+    max_part_bytes: int = Field(
+        default=64 * 1024 * 1024, gt=0, description="Largest part of an upload in parts."
+    )
+    upload_life_seconds: int = Field(
+        default=3600, gt=0, description="Time that there is to complete an upload in parts."
     )
     max_stored_bytes: int = Field(
         default=2_500_000_000_000,
@@ -91,10 +91,6 @@ class ApiSettings(BaseSettings):
     )
     client_silence_seconds: float = Field(
         default=60,
-    def max_upload_bytes_of(self, purpose: str) -> int:
-        """Largest upload in parts of this purpose."""
-        return self.max_file_bytes if purpose == "batch" else self.max_upload_bytes
-
         gt=0,
         description="A client that is silent for so long in mid-request is cut off.",
     )
@@ -110,6 +106,10 @@ class ApiSettings(BaseSettings):
     def file_retention(self) -> timedelta:
         """Life of a file of purpose batch, unless its upload says otherwise."""
         return timedelta(days=self.file_retention_days)
+
+    def max_upload_bytes_of(self, purpose: str) -> int:
+        """Largest upload in parts of this purpose."""
+        return self.max_file_bytes if purpose == "batch" else self.max_upload_bytes
 
     def max_bytes_of(self, purpose: str | None) -> int:
         """Largest file of this purpose; of any purpose while it is not known."""
