@@ -51,6 +51,7 @@ NO_CURSOR = {"limit", "metadata", "offset", "order", "purpose", "status"}
 Body = Callable[[dict[str, str]], dict[str, Any]]
 # A good body for each route that takes an id in its path and a body.
 BODIES: dict[tuple[str, str], Body] = {
+    ("POST", "/v1/batches/{batch_id}/retry"): lambda _: {"json": {}},
     ("POST", "/v1/uploads/{upload_id}/parts"): lambda _: {"files": {"data": b"more"}},
     ("POST", "/v1/uploads/{upload_id}/complete"): lambda ids: {"json": {"part_ids": [ids["part"]]}},
     ("POST", "/v1/webhook_endpoints/{webhook_endpoint_id}"): lambda _: {"json": {"name": "other"}},
