@@ -82,6 +82,14 @@ class WebhookDelivery(Base):
         CheckConstraint("(state = 'pending') = (ended_at IS NULL)", name="ended_at"),
         CheckConstraint("(lease_owner IS NULL) = (lease_until IS NULL)", name="lease_whole"),
         Index("ix_webhook_deliveries_endpoint_pk", "endpoint_pk"),
+        # Which of an endpoint's own is next.
+        Index(
+            "ix_webhook_deliveries_turn",
+            "endpoint_pk",
+            "next_try_at",
+            "pk",
+            postgresql_where=text("state = 'pending'"),
+        ),
         Index(
             "ix_webhook_deliveries_due", "next_try_at", postgresql_where=text("state = 'pending'")
         ),

@@ -59,23 +59,25 @@ class ClaimedDelivery:
     """The newest first."""
 
 
-# In turns: the first of every endpoint before the second of any, and only so many of one endpoint at a
-# time, so that one that is dead and has a thousand waiting does not keep the others from theirs.
+# In turns: the first of every endpoint before the second of any, and only the first few of each, those that
+# are being sent included, so that one that is dead and has thousands waiting does not keep the others from
+# theirs. Endpoint by endpoint, by an index: the cost grows with the endpoints, not with what waits.
 _CLAIM = text(
     """
-    WITH load AS MATERIALIZED (
-        SELECT endpoint_pk, count(*) AS busy FROM webhook_deliveries
-        WHERE state = 'pending' AND lease_until > now() GROUP BY endpoint_pk
-    ), due AS MATERIALIZED (
-        SELECT pk, coalesce(busy, 0)
-            + row_number() OVER (PARTITION BY endpoint_pk ORDER BY next_try_at, pk) AS turn
-        FROM webhook_deliveries LEFT JOIN load USING (endpoint_pk)
-        WHERE state = 'pending' AND next_try_at <= now()
-          AND (lease_until IS NULL OR lease_until <= now())
+    WITH due AS MATERIALIZED (
+        SELECT first.pk, first.turn
+        FROM webhook_endpoints CROSS JOIN LATERAL (
+            SELECT pk, lease_until, row_number() OVER (ORDER BY next_try_at, pk) AS turn
+            FROM webhook_deliveries
+            WHERE endpoint_pk = webhook_endpoints.pk AND state = 'pending' AND next_try_at <= now()
+            ORDER BY next_try_at, pk
+            LIMIT :per_endpoint
+        ) AS first
+        WHERE lease_until IS NULL OR lease_until <= now()
     ), next AS MATERIALIZED (
         SELECT deliveries.pk
         FROM webhook_deliveries AS deliveries JOIN due USING (pk)
-        WHERE due.turn <= :per_endpoint AND state = 'pending' AND next_try_at <= now()
+        WHERE state = 'pending' AND next_try_at <= now()
           AND (lease_until IS NULL OR lease_until <= now())
         ORDER BY due.turn, next_try_at, pk
         LIMIT :at_most

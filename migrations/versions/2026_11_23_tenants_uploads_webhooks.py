@@ -276,6 +276,13 @@ def upgrade() -> None:
     op.create_index(
         "ix_webhook_deliveries_endpoint_pk", "webhook_deliveries", ["endpoint_pk"], unique=False
     )
+    op.create_index(
+        "ix_webhook_deliveries_turn",
+        "webhook_deliveries",
+        ["endpoint_pk", "next_try_at", "pk"],
+        unique=False,
+        postgresql_where=sa.text("state = 'pending'"),
+    )
     op.add_column(
         "batches", sa.Column("project_pk", sa.BigInteger(), server_default="1", nullable=False)
     )
@@ -395,6 +402,11 @@ def downgrade() -> None:
     op.drop_column("batches", "retry_of")
     op.drop_column("batches", "enqueued_tokens")
     op.drop_column("batches", "project_pk")
+    op.drop_index(
+        "ix_webhook_deliveries_turn",
+        table_name="webhook_deliveries",
+        postgresql_where=sa.text("state = 'pending'"),
+    )
     op.drop_index("ix_webhook_deliveries_endpoint_pk", table_name="webhook_deliveries")
     op.drop_index(
         "ix_webhook_deliveries_ended_at",

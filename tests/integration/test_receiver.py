@@ -1,7 +1,11 @@
 """Calling a receiver: what counts as an answer, and where a webhook never goes."""
 
 import asyncio
+import shutil
 import socket
+import ssl
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -115,6 +119,47 @@ async def test_a_receiver_that_hangs(scripted: ScriptedServer) -> None:
     with pytest.raises(ReceiverUnreachable, match="no answer in time"):
         await call(Receiver(limits), scripted.url)
     assert len(scripted.requests) == 1
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate for localhost, and its key beside it, that nobody has reason to trust."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("openssl is not there to make a certificate with")
+    folder = tmp_path_factory.mktemp("tls")
+    argv = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN=localhost"
+    argv += " -addext subjectAltName=DNS:localhost -keyout key.pem -out cert.pem"
+    subprocess.run([openssl, *argv.split()], cwd=folder, check=True, capture_output=True)
+    return folder / "cert.pem"
+
+
+async def test_a_certificate_has_to_be_valid_for_the_host(
+    certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[bytes] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.append(await reader.readuntil(b"\r\n"))
+        writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+        writer.close()
+
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, certificate.with_name("key.pem"))
+    server = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=context)
+    port = server.sockets[0].getsockname()[1]
+    receiver = Receiver(settings(webhook_allow_private=True), resolve=Names(["127.0.0.1"]))
+    async with server:
+        with pytest.raises(ReceiverUnreachable, match="Certificate"):
+            await call(receiver, f"https://localhost:{port}/")
+        trusting = ssl.create_default_context(cafile=str(certificate))
+        monkeypatch.setattr("aiohttp.connector._SSL_CONTEXT_VERIFIED", trusting)
+        with pytest.raises(ReceiverUnreachable, match="Certificate"):
+            await call(receiver, f"https://another.example:{port}/")
+        assert heard == []
+        # The address was looked up and checked; the name is what is asked of the certificate.
+        assert await call(receiver, f"https://localhost:{port}/") == 204
+        assert heard == [b"POST / HTTP/1.1\r\n"]
 
 
 async def test_a_name_server_that_hangs() -> None:
