@@ -11,10 +11,11 @@ from fastapi import Depends, FastAPI
 from api import errors
 from api.auth import authenticate
 from api.bell import Bell
+from api.document import DocumentedApi, operation_id, own_version
 from api.middleware import LastResort, Linger, Stamp
 from api.routes import batches, extensions, files, health, models, uploads, webhook_endpoints
-from api.services.models import ModelCatalog
 from api.services import keys
+from api.services.models import ModelCatalog
 from api.settings import ApiSettings
 from models.database import Database
 from models.receiver import Receiver
@@ -53,9 +54,11 @@ def create_app(
             await app.state.database.dispose()
             bell.close()
 
-    app = FastAPI(
+    app = DocumentedApi(
         title="Overnight",
         summary="OpenAI's Batch API, self-hosted.",
+        version=own_version(),
+        generate_unique_id_function=operation_id,
         lifespan=lifespan,
         # A redirect would make clients that follow none fail in a way that is hard to see.
         redirect_slashes=False,

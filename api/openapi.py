@@ -56,6 +56,7 @@ PART_FORM = _required_body(
     "multipart/form-data",
     {
         "type": "object",
+        "additionalProperties": False,
         "required": ["data"],
         "properties": {"data": {"type": "string", "format": "binary"}},
     },
@@ -70,6 +71,7 @@ UPLOAD_FORM = _required_body(
     "multipart/form-data",
     {
         "type": "object",
+        "additionalProperties": False,
         "required": ["file", "purpose"],
         "properties": {
             "file": {"type": "string", "format": "binary"},

@@ -17,7 +17,7 @@ async def healthz() -> dict[str, str]:
 
 
 @router.head("/readyz", include_in_schema=False)
-@router.get("/readyz")
+@router.get("/readyz", responses={503: {"model": Readiness, "description": "Some part is away."}})
 async def readyz(response: Response, database: DatabaseDep, bell: BellDep) -> Readiness:
     """Whether database, broker and at least one worker answer."""
     readiness = await health.check(database, bell=bell)

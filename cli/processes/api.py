@@ -11,6 +11,7 @@ import typer
 import uvicorn
 
 from api.app import create_app
+from api.protocol import HttpProtocol
 from cli.processes.start import HandedDown, read_settings, start_logging, wait_at_gate
 
 _GRACE_SECONDS = 10
@@ -36,7 +37,7 @@ def api(
         host=host,
         port=port,
         loop="uvloop",
-        http="httptools",
+        http=HttpProtocol,
         log_config=None,
         log_level=level,
         access_log=access_log,
