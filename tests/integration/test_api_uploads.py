@@ -108,7 +108,7 @@ async def age(database: Database, upload_id: str, by: timedelta) -> None:
 
 async def test_an_upload_from_end_to_end(api_client: httpx.AsyncClient) -> None:
     before = int(datetime.now(UTC).timestamp())
-    upload = ok(await create(api_client, 11, filename="/home/me/notes.txt"))
+    upload = ok(await create(api_client, 11, filename="/folder/of mine/notes.txt"))
     created_at = upload["created_at"]
     assert before <= created_at <= before + 5
     upload_id = upload["id"]
