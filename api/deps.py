@@ -7,10 +7,10 @@ from fastapi import Depends, Request
 
 from api.bell import Bell
 from api.params import (
-    CompleteUpload,
     BodyT,
-    CreateUpload,
+    CompleteUpload,
     CreateBatch,
+    CreateUpload,
     CreateWebhookEndpoint,
     RotateWebhookSecret,
     UpdateWebhookEndpoint,

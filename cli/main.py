@@ -41,9 +41,7 @@ COMMANDS = {
     "simulate": _Place(
         "cli.simulate", _START, "Start a simulated model server, for trying things."
     ),
-    "keys": _Place(
-        "cli.keys", _TENANTS, "Make, list and revoke API keys; each opens one project."
-    ),
+    "keys": _Place("cli.keys", _TENANTS, "Make, list and revoke API keys; each opens one project."),
     "projects": _Place("cli.projects", _TENANTS, "Make, list, limit and archive projects."),
     "api": _Place("cli.processes.api", _PROCESSES, "Serve the HTTP API."),
     "worker": _Place(

@@ -83,7 +83,19 @@ def test_what_is_no_duration(text: str) -> None:
 
 @pytest.mark.parametrize(
     "windows",
-    ["", ",", "24h,tomorrow", "1h 2h", "24h,-", "1h-", "-1h", "1h-2h-3h", "1h-any", "ANY", "any-1h"],
+    [
+        "",
+        ",",
+        "24h,tomorrow",
+        "1h 2h",
+        "24h,-",
+        "1h-",
+        "-1h",
+        "1h-2h-3h",
+        "1h-any",
+        "ANY",
+        "any-1h",
+    ],
 )
 def test_windows_that_cannot_be_read(windows: str) -> None:
     with pytest.raises(ValidationError, match="completion_windows"):
