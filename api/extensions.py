@@ -4,16 +4,14 @@ import re
 from typing import Annotated, Any
 
 from fastapi import Depends, Header, Request
-from pydantic import BeforeValidator, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from api.deps import SettingsDep
 from api.grammar import expected_length, refusal_of, supported_values
 from api.params import (
     BatchFilter,
-    Body,
-    ExpiresAfter,
     Metadata,
-    check_window,
+    RetryBatch,
     read_json,
     validate_body,
 )
@@ -115,14 +113,6 @@ BATCH_FILTER_PARAMETERS: dict[str, Any] = {
         },
     ]
 }
-
-
-class RetryBatch(Body):
-    """The body of POST /v1/batches/{id}/retry: what is not there is as it was in the batch."""
-
-    completion_window: Annotated[str | None, BeforeValidator(check_window)] = None
-    metadata: Metadata = None
-    output_expires_after: ExpiresAfter | None = None
 
 
 async def _retry_batch_body(request: Request, settings: SettingsDep) -> RetryBatch:

@@ -4,7 +4,6 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from api.extensions import RetryBatch
 from api.params import (
     PURPOSES,
     CompleteUpload,
@@ -12,6 +11,7 @@ from api.params import (
     CreateUpload,
     CreateWebhookEndpoint,
     ExpiresAfter,
+    RetryBatch,
     RotateWebhookSecret,
     UpdateWebhookEndpoint,
     WebhookTest,

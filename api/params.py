@@ -66,8 +66,7 @@ def _check_pair(key: str, text: object) -> None:
         raise refused(message, param=param, code="string_above_max_length")
 
 
-def check_window(value: Any, info: ValidationInfo) -> Any:
-    """See to it that a batch may ask for this window (of the context's `windows`)."""
+def _check_window(value: Any, info: ValidationInfo) -> Any:
     allowed: Mapping[str, timedelta] = (info.context or {}).get("windows", {"24h": ...})
     if isinstance(value, str) and value not in allowed:
         message = (
@@ -185,7 +184,15 @@ class CreateBatch(Body):
     input_file_id: Annotated[str, BeforeValidator(_check_storable)] = Field(max_length=256)
     # Lax for this field alone: a strict enum takes no string.
     endpoint: Annotated[Endpoint, Field(strict=False)]
-    completion_window: Annotated[str, BeforeValidator(check_window)]
+    completion_window: Annotated[str, BeforeValidator(_check_window)]
+    metadata: Metadata = None
+    output_expires_after: ExpiresAfter | None = None
+
+
+class RetryBatch(Body):
+    """The body of POST /v1/batches/{id}/retry: what is not there is as it was in the batch."""
+
+    completion_window: Annotated[str | None, BeforeValidator(_check_window)] = None
     metadata: Metadata = None
     output_expires_after: ExpiresAfter | None = None
 

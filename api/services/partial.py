@@ -6,7 +6,8 @@ bears the number of the transaction that wrote it, and only rows are served whos
 of every transaction still under way. To those none can be added any more; by (transaction, line
 number) they come in the same order at every request, and what is recorded later comes behind them.
 The price: a long writing transaction anywhere on the server, such as another batch's finalizing,
-holds new rows back until it ends.
+holds new rows back until it ends; and a database that was restored from a dump counts transactions
+anew, so that a batch which ran at the time of the dump may show its older rows only at its end.
 
 Promises: a page of rows in memory, and no transaction held while a client is slow; if the batch ends
 in mid-answer, the rest comes from its file. After the end its finished file is served, as it is.

@@ -16,7 +16,7 @@ from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.bell import Bell, ring
-from api.extensions import RetryBatch
+from api.params import RetryBatch
 from api.services import batches
 from api.services.idempotency import AlreadyMade, Ticket, claim_key, find_made, ticket_for
 from api.services.uploads import discard

@@ -77,6 +77,28 @@ def test_every_check_is_in_the_database(database_settings: DatabaseSettings) -> 
     engine.dispose()
 
 
+def test_results_of_the_release_before_can_be_served(empty_url: str) -> None:
+    """They are there when the column comes that puts partial results in order."""
+    config = migrations(empty_url)
+    command.upgrade(config, "41d9128d37d8")
+    insert = (
+        "INSERT INTO results (batch_pk, line_no, succeeded, line, input_tokens, cached_tokens,"
+        " output_tokens, reasoning_tokens, total_tokens) VALUES (1, %s, true, '', 0, 0, 0, 0, 0)"
+    )
+    with psycopg.connect(empty_url) as connection:
+        connection.execute(insert, [1])
+    command.upgrade(config, "head")
+    with psycopg.connect(empty_url) as connection:
+        # As a process of the release before writes it.
+        connection.execute(insert, [2])
+    with psycopg.connect(empty_url) as connection:
+        rows = connection.execute(
+            "SELECT line_no, recorded_xid < pg_snapshot_xmin(pg_current_snapshot())::text::bigint"
+            " FROM results ORDER BY recorded_xid"
+        ).fetchall()
+    assert rows == [(1, True), (2, True)]
+
+
 def test_there_is_one_newest_revision(database_url: str) -> None:
     script = ScriptDirectory.from_config(migrations(database_url))
     assert len(script.get_heads()) == 1

@@ -31,10 +31,14 @@ class Heard:
 
     statuses: list[BatchStatus] = field(default_factory=list)
     lost: int = 0
+    pauses: int = 0
     may_give_up: bool = False
 
     def lose(self) -> None:
         self.lost += 1
+
+    def pause(self) -> None:
+        self.pauses += 1
 
 
 @dataclass
@@ -61,6 +65,8 @@ class Desk:
             on_status=self.heard.statuses.append,
             on_lost=self.heard.lose,
             may_give_up=lambda: self.heard.may_give_up,
+            on_paused=self.heard.pause,
+            in_flight=lambda: 7,
         )
 
     async def row(self) -> Shard:
@@ -148,6 +154,63 @@ async def test_the_batch_s_status_comes_back_with_the_heartbeat(desk: Desk) -> N
             assert await advance(session, desk.batch.pk, BatchStatus.CANCELLING)
         await wait_until(lambda: BatchStatus.CANCELLING in desk.heard.statuses)
     assert desk.heard.lost == 0
+
+
+async def test_a_pause_comes_back_with_the_heartbeat_and_ends_nothing(desk: Desk) -> None:
+    async with desk.recorder() as recorder:
+        await set_paused_at(desk, func.now())
+        await wait_until(lambda: desk.heard.pauses > 1)
+        recorder.add(row(1))
+    assert (await desk.counts(), desk.heard.statuses, desk.heard.lost) == ((1, 1, 0), [], 0)
+    # Resumed, or on its way out: no pause any more.
+    heard = desk.heard.pauses
+    for status in (None, BatchStatus.CANCELLING):
+        async with desk.database.begin() as session:
+            if status is not None:
+                assert await advance(session, desk.batch.pk, status, paused_at=func.now())
+        if status is None:
+            await set_paused_at(desk, None)
+        async with desk.recorder() as recorder:
+            recorder.add(row(2))
+    assert desk.heard.pauses == heard
+    assert desk.heard.statuses == [BatchStatus.CANCELLING]
+
+
+async def set_paused_at(desk: Desk, moment: Any) -> None:
+    async with desk.database.begin() as session:
+        await session.execute(update(Batch).values(paused_at=moment))
+
+
+async def test_what_only_the_worker_knows_is_written_too(desk: Desk) -> None:
+    async with desk.recorder() as recorder:
+        for line_no in (1, 2, 3):
+            recorder.add(row(line_no, succeeded=line_no > 1))
+        recorder.retries += 4
+    async with desk.recorder() as recorder:
+        recorder.add(row(3))
+        recorder.add(row(4))
+        recorder.retries += 1
+    shard = await desk.row()
+    assert (shard.in_flight, shard.retries) == (7, 5)
+    # Of the line that was there already nothing is counted twice.
+    assert (shard.input_tokens, shard.cached_tokens, shard.output_tokens) == (12, 4, 8)
+    assert (shard.reasoning_tokens, shard.total_tokens) == (4, 20)
+    assert shard.lines_per_second == pytest.approx(4 / 60, rel=0.2)
+    await close_shard(desk.database, desk.shard)
+    assert (await desk.row()).in_flight == 0
+
+
+async def test_absurd_numbers_of_tokens_stop_nothing(desk: Desk) -> None:
+    most = 2**53
+    async with desk.database.begin() as session:
+        await session.execute(update(Shard).values(total_tokens=10**18))
+    usage = Usage(most, most, most, most, most)
+    async with desk.recorder(record_rows=1000) as recorder:
+        for line_no in LINES:
+            recorder.add(row(line_no)._replace(usage=usage))
+    shard = await desk.row()
+    assert await desk.counts() == (1000, 1000, 0)
+    assert shard.total_tokens == 10**18
 
 
 async def test_results_of_a_cancelled_batch_are_still_taken(desk: Desk) -> None:
@@ -312,7 +375,7 @@ async def test_a_write_that_was_done_though_it_seemed_to_fail(
     write = Recorder._write
     writes: list[int] = []
 
-    async def doubtful(self: Recorder, rows: list[Row]) -> BatchStatus | None:
+    async def doubtful(self: Recorder, rows: list[Row]) -> str | None:
         status = await write(self, rows)
         writes.append(len(rows))
         if len(writes) == 1:
@@ -332,7 +395,7 @@ async def test_a_write_is_of_bounded_size(desk: Desk, monkeypatch: pytest.Monkey
     writes: list[list[int]] = []
     write = Recorder._write
 
-    async def watched(self: Recorder, rows: list[Row]) -> BatchStatus | None:
+    async def watched(self: Recorder, rows: list[Row]) -> str | None:
         writes.append([len(row.line) for row in rows])
         return await write(self, rows)
 
