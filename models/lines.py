@@ -8,6 +8,7 @@ codes observed on the live service or published by compatible ones.
 """
 
 import codecs
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -244,8 +245,16 @@ def _members(raw: bytes, decode: Callable[[bytes], msgspec.Struct]) -> dict[str,
         if value is not _ABSENT:
             written = bytes(value)
             is_built = not written.startswith((b"{", b"["))
-            members[name] = msgspec.json.decode(written) if is_built else written
+            members[name] = _plain(written) if is_built else written
     return members
+
+
+def _plain(written: bytes) -> object:
+    try:
+        return msgspec.json.decode(written)
+    except msgspec.ValidationError:
+        # A number too large for a float, such as 1e400: good JSON, and some server's business.
+        return math.inf
 
 
 def _is_object(value: object) -> bool:

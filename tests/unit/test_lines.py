@@ -164,6 +164,14 @@ def test_a_model_of_the_wrong_type() -> None:
     assert fault == LineError("invalid_type", message, "body.model", 7)
 
 
+def test_a_number_that_no_float_holds_is_a_number() -> None:
+    line = b'{"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": %b}'
+    message = "Invalid type for 'body.model': expected a string, but got a number instead."
+    fault = check(line % b'{"model": 1e400, "messages": []}')
+    assert fault == LineError("invalid_type", message, "body.model", 7)
+    assert check(line % b'{"model": "m", "messages": -1e400, "stream": 1e999999}') is None
+
+
 def test_a_model_that_cannot_be_stored() -> None:
     fault = check(input_line(body={"model": "a\0b", "messages": []}))
     assert fault is not None
