@@ -124,7 +124,11 @@ class _Resolver:
             found = self._environment.get(table.api_key_env, "")
         elif table.api_key_file is not None:
             # Relative to the file that names it: processes are started in folders of their own.
-            path = self._folder / Path(table.api_key_file).expanduser()
+            try:
+                path = self._folder / Path(table.api_key_file).expanduser()
+            except RuntimeError:
+                message = f"api_key_file: {table.api_key_file}: there is no such home folder"
+                raise ValueError(message) from None
             place = f"api_key_file: {path}"
             found = _read_key(path, place)
         else:
@@ -143,9 +147,8 @@ def _read_key(path: Path, place: str) -> str:
     try:
         with path.open("rb") as file:
             return file.read(_MOST_KEY_BYTES).decode()
-    except (OSError, RuntimeError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        message = f"{place} cannot be read ({reason})"
+    except OSError as error:
+        message = f"{place} cannot be read ({error.strerror})"
         raise ValueError(message) from error
     except UnicodeDecodeError:
         message = f"{place} holds no key: it is not text"

@@ -216,6 +216,10 @@ URL = 'url = "http://a/v1"'
             f'{URL}\napi_key_file = "none"',
             "[upstreams.a] api_key_file: {folder}/none cannot be read (No such file or directory).",
         ),
+        (
+            f'{URL}\napi_key_file = "~nobody-here/key"',
+            "[upstreams.a] api_key_file: ~nobody-here/key: there is no such home folder.",
+        ),
         (f'{URL}\napi_key_file = "empty"', "[upstreams.a] api_key_file: {folder}/empty is empty."),
         (
             f'{URL}\napi_key_file = "odd"',
