@@ -41,8 +41,9 @@ class Limiter:
             name: _Lane(most=min(limit or slots, slots), kept=min(kept, limit or slots))
             for name, limit in limits.items()
         }
-        self._lanes.setdefault(_EVERYBODY, _Lane(most=slots, kept=0))
         self._shared = slots - sum(lane.kept for lane in self._lanes.values())
+        # If the servers have every slot between them, what goes to none of them has one beside these.
+        self._lanes.setdefault(_EVERYBODY, _Lane(most=slots, kept=0 if self._shared else 1))
         self._arrivals = 0
         self.in_flight = 0
 

@@ -59,6 +59,19 @@ async def test_with_fewer_slots_than_servers_nothing_is_kept_back() -> None:
     assert await fill(limiter, "b") == 0
 
 
+async def test_what_goes_to_no_server_gets_a_slot_also_if_the_servers_have_them_all() -> None:
+    limiter = both(2)
+    assert (await fill(limiter, "a"), await fill(limiter, "b"), await fill(limiter, "")) == (
+        1,
+        1,
+        1,
+    )
+    for server in ("a", "b", ""):
+        limiter.release(server)
+    assert limiter.in_flight == 0
+    assert (await fill(limiter, "a"), await fill(limiter, "b")) == (1, 1)
+
+
 async def test_a_server_at_its_limit_holds_up_nobody() -> None:
     limiter = both(4, a=1)
     await limiter.acquire("a")
