@@ -1,5 +1,6 @@
 """Webhooks as a receiver sees them: from a running engine, signed, retried, and after a restart."""
 
+import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -132,9 +133,32 @@ def test_what_fails_is_tried_again_under_the_same_name(engine: Engine, receiver:
     assert [unwrap(secret, each) for each in tries] == [("batch.completed", batch_id)] * 3
 
 
-def test_what_was_not_delivered_before_a_restart_is_delivered_after_it(
-    engine: Engine, receiver: Receiver
+@pytest.fixture(scope="module")
+def silent_port() -> Iterator[int]:
+    """A port that takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0), backlog=1000) as listener:
+        yield listener.getsockname()[1]
+
+
+def test_a_receiver_that_never_answers_holds_up_nobody(
+    engine: Engine, receiver: Receiver, silent_port: int
 ) -> None:
+    """There is one control process; with it waiting, each batch would take the time of a try."""
+    for _ in range(5):
+        register(engine, silent_port)
+    secret = register(engine, receiver.port)
+    for _ in range(3):
+        batch_id = engine.create_batch(1)
+        engine.wait_for_end(batch_id, seconds=30)
+        (arrived,) = receiver.wait_for(batch_id)
+        assert unwrap(secret, arrived) == ("batch.completed", batch_id)
+
+
+def test_what_was_not_delivered_before_a_restart_is_delivered_after_it(
+    engine: Engine, receiver: Receiver, silent_port: int
+) -> None:
+    """Stopped while others are in flight, too: to the port that never answers."""
+    register(engine, silent_port)
     port = receiver.port
     secret = register(engine, port)
     receiver.close()
