@@ -4,10 +4,14 @@ Promises: no server has all the shards that a process works on; one whose calls 
 there is no slot, would else keep every thread for hours, and the other servers' batches out.
 """
 
+import asyncio
 import contextlib
 
 from worker.lease import ClaimedShard, claim_shard
 from worker.runtime import Runtime
+
+_REST_SECONDS = 0.5
+"""As long as a slot that may take up nothing goes on before it can answer another bell."""
 
 
 async def claim_in_turn(runtime: Runtime, *, passed_over: int) -> tuple[ClaimedShard | None, str]:
@@ -23,10 +27,14 @@ async def claim_in_turn(runtime: Runtime, *, passed_over: int) -> tuple[ClaimedS
             passed_over=passed_over,
             models=router.upstreams.models_without(busy),
         )
-        if shard is None:
-            return None, ""
-        server = router.server_of(shard.endpoint, shard.model)
-        if server:
-            # Without waiting, for it had room.
-            await slots.acquire(server)
-        return shard, server
+        if shard is not None:
+            server = router.server_of(shard.endpoint, shard.model)
+            if server:
+                # Without waiting, for it had room.
+                await slots.acquire(server)
+            return shard, server
+    if busy:
+        # The sweep rings for the busy servers' shards, too, and rings again for every bell that is
+        # used up: it would be answered in vain as fast as it can ring.
+        await asyncio.sleep(_REST_SECONDS)
+    return None, ""

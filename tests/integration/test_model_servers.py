@@ -30,6 +30,8 @@ from tests.fixtures.runtime import (
     wait_until,
 )
 from tests.running import GOOD
+from worker import turns
+from worker.lease import claim_shard
 from worker.limiter import Limiter
 from worker.router import Router
 from worker.runtime import NeighboursByModel, Runtime
@@ -348,6 +350,35 @@ async def test_a_server_that_answers_nothing_leaves_the_other_some_of_the_shards
     await asyncio.wait_for(asyncio.gather(*threads), timeout=30)
     assert [await _recorded(setup, each) for each in stuck] == [30, 30]
     assert slots.in_flight == 0
+
+
+async def test_a_bell_for_a_busy_server_is_not_used_up_at_once(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or the sweep would ring for its shards as fast as they are looked for; nobody else waits for it."""
+    setup.use(setup.read())
+    slots = Limiter(2, {"left": None, "right": None})
+    setup.runtime = replace(setup.runtime, shard_slots=slots)
+    looks: list[object] = []
+
+    async def look(*args: Any, **values: Any) -> object:
+        looks.append(await claim_shard(*args, **values))
+        return looks[-1]
+
+    monkeypatch.setattr(turns, "claim_shard", look)
+    monkeypatch.setattr(turns, "_REST_SECONDS", 3600.0)
+    await slots.acquire("left")
+    await started_batch(setup.runtime, json_lines(line(1, "small")))
+    resting = asyncio.create_task(run_shards(setup.runtime))
+    await wait_until(lambda: looks == [None])
+    batch = await started_batch(setup.runtime, json_lines(line(1, "big")))
+    shard, server = await asyncio.wait_for(
+        turns.claim_in_turn(setup.runtime, passed_over=0), timeout=20
+    )
+    assert shard is not None
+    assert (shard.batch_pk, server) == (batch.pk, "right")
+    assert not resting.done()
+    resting.cancel()
 
 
 async def test_no_more_calls_are_in_flight_at_a_server_than_it_takes(setup: Setup) -> None:
