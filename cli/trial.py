@@ -60,7 +60,9 @@ def _ask(server: ModelServer, url: str) -> httpx.Response:
             timeout=_SECONDS,
             trust_env=not server.is_local,
         )
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
+    except httpx.InvalidURL as error:
+        raise CommandError(f"{url} cannot be the URL of a server ({error}).") from error
+    except httpx.HTTPError as error:
         raise CommandError(f"{url} {_reason(error, server)}") from error
 
 

@@ -105,6 +105,13 @@ def test_a_name_that_leads_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
+def test_a_name_that_cannot_be_one() -> None:
+    url = "http://999.999.1.1/v1"
+    assert refused(upstreams_at(url)) == (
+        f"{url} cannot be the URL of a server (Invalid IPv4 address: '999.999.1.1')."
+    )
+
+
 def test_a_server_that_speaks_no_tls(server: ModelsServer) -> None:
     url = server.url.replace("http://", "https://")
     assert refused(upstreams_at(url)) == (
