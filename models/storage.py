@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from typing import NamedTuple
 
 import zstandard
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import ColumnElement, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.database import Database
@@ -18,6 +18,9 @@ from models.file import File, FileChunk, FileStatus
 
 CHUNK_BYTES = 256 * 1024
 """Raw bytes a chunk: small enough to fetch for one line, large enough to compress well."""
+
+MAX_REMOVED_CHUNKS = 2048
+"""So many chunks, half a gigabyte, are removed in one statement: more may outlast its time limit."""
 
 _LEVEL = 1
 _FETCH = 8
@@ -109,7 +112,7 @@ class Upload:
                 await within(session)
             published = await session.execute(
                 update(File)
-                .where(File.pk == self.file_pk, File.status == FileStatus.UPLOADING)
+                .where(self._is_unfinished())
                 .values(
                     {
                         "status": FileStatus.PROCESSED,
@@ -123,17 +126,20 @@ class Upload:
             return published.scalar_one()
 
     async def discard(self) -> None:
-        """Remove every trace of it."""
+        """Remove every trace of it; what is too much for one statement is left to the sweep."""
         async with self._database.begin() as session:
-            await session.execute(
-                delete(File).where(File.pk == self.file_pk, File.status == FileStatus.UPLOADING)
-            )
+            if self.size_bytes > MAX_REMOVED_CHUNKS * CHUNK_BYTES:
+                await session.execute(
+                    update(File).where(self._is_unfinished()).values(deleted_at=func.now())
+                )
+            else:
+                await session.execute(delete(File).where(self._is_unfinished()))
 
     async def _store(self) -> None:
         async with self._database.begin() as session:
             touched = await session.scalar(
                 update(File)
-                .where(File.pk == self.file_pk, File.status == FileStatus.UPLOADING)
+                .where(self._is_unfinished())
                 .values(touched_at=func.now())
                 .returning(File.pk)
             )
@@ -142,6 +148,13 @@ class Upload:
                 raise Unavailable(_STALLED)
             await insert_chunks(session, self.file_pk, self._pending)
         self._pending.clear()
+
+    def _is_unfinished(self) -> ColumnElement[bool]:
+        return (
+            (File.pk == self.file_pk)
+            & (File.status == FileStatus.UPLOADING)
+            & File.deleted_at.is_(None)
+        )
 
 
 async def open_upload(database: Database, file: File) -> Upload:

@@ -136,7 +136,7 @@ async def _join(
             await session.flush()
             ended = await _end(session, upload, file.pk, request)
             await move_chunks(session, parts, file.pk)
-            await _forget(session, parts)
+            await _forget(session, upload, parts)
             published = await session.execute(
                 update(File)
                 .where(File.pk == file.pk)
@@ -212,11 +212,13 @@ async def _end(
     return ended
 
 
-async def _forget(session: AsyncSession, parts: Sequence[File]) -> None:
+async def _forget(session: AsyncSession, upload: MultipartUpload, parts: Sequence[File]) -> None:
     """Remove parts whose chunks have been given away."""
     pks = literal([part.pk for part in parts], ARRAY(BigInteger))
     for table in (
-        delete(UploadPart).where(UploadPart.file_pk == any_(pks)),
+        delete(UploadPart).where(
+            UploadPart.upload_pk == upload.pk, UploadPart.file_pk == any_(pks)
+        ),
         delete(File).where(File.pk == any_(pks)),
     ):
         await session.execute(table.execution_options(synchronize_session=False))

@@ -191,8 +191,8 @@ class _Intake:
             )
         )
         # Which parts are meant is said at the end, and a part may come twice: a client that missed
-        # the answer sends it again.
-        limit = 2 * upload.bytes + self._settings.max_part_bytes
+        # the answer sends it again. Parts of no use must not pass the project's limit by much.
+        limit = 2 * upload.bytes + min(upload.bytes, self._settings.max_part_bytes)
         if int(so_far or 0) + size_bytes > limit:
             raise FileTooLarge(limit)
         return upload

@@ -544,7 +544,7 @@ async def test_a_wrong_part(
     param: str,
 ) -> None:
     client = await make_client(make_app(max_part_bytes=2000))
-    upload_id = await begin(client, 10)
+    upload_id = await begin(client, 2000)
     response = await client.post(f"/v1/uploads/{upload_id}/parts", files=files)
     refusal(response, 400, message, code=code, param=param)
     assert await statuses(database) == []
@@ -582,6 +582,17 @@ async def test_far_too_many_parts(
     refusal(await send(client, upload_id, b"x"), 400, "File is too large.", param="data")
     assert await statuses(database) == ["part"] * 3
     ok(await complete(client, upload_id, part_ids[1:2]))
+
+
+async def test_a_small_upload_takes_no_large_parts(
+    api_client: httpx.AsyncClient, database: Database
+) -> None:
+    upload_id = await begin(api_client, 10)
+    response = await send(api_client, upload_id, some_bytes(31))
+    refusal(response, 400, "File is too large.", param="data")
+    assert await statuses(database) == []
+    # As before: what is wrong about the parts is said at the end.
+    ok(await send(api_client, upload_id, some_bytes(30)))
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,11 @@ from sqlalchemy import func, select, update
 
 from models import Batch, File, FileChunk, Shard
 from models.database import Database
+from models.errors import Unavailable
 from models.file import FileStatus
 from models.ids import new_file_id
 from models.lifecycle import FINAL, BatchStatus, ShardState
-from models.storage import open_upload
+from models.storage import CHUNK_BYTES, open_upload
 from tests.factories import input_file, make_batch, make_file, make_shard
 from tests.fixtures.runtime import (
     RecordingDoorbell,
@@ -274,6 +275,41 @@ async def test_many_files_are_purged_little_by_little(runtime: Runtime) -> None:
     assert len(await kept_files(runtime.database)) == 5
     await sweep(runtime)
     assert await kept_files(runtime.database) == []
+
+
+async def test_a_large_file_is_purged_little_by_little(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.stages.sweep.MAX_REMOVED_CHUNKS", 2)
+    large = await make_file(
+        runtime.database, b"x" * (5 * CHUNK_BYTES), deleted_at=datetime.now(UTC)
+    )
+    counts = [await count_chunks(runtime.database)]
+    while await kept_files(runtime.database):
+        await sweep(runtime)
+        counts.append(await count_chunks(runtime.database))
+    assert counts == [5, 3, 1, 0]
+    async with runtime.database.begin() as session:
+        assert (await session.get_one(File, large.pk)).purged_at is not None
+
+
+async def test_a_large_upload_that_came_to_nothing_is_removed_by_the_sweep(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("models.storage.MAX_REMOVED_CHUNKS", 10)
+    monkeypatch.setattr("worker.stages.sweep.MAX_REMOVED_CHUNKS", 10)
+    upload = await open_upload(runtime.database, File(id=new_file_id(), purpose="x", filename="x"))
+    await upload.write(b"x" * (16 * CHUNK_BYTES))
+    await upload.discard()
+    assert await count_chunks(runtime.database) == 16
+    for left in (6, 0):
+        # Nobody can go on with it, not even while some of its bytes are there.
+        with pytest.raises(Unavailable):
+            await upload.write(b"x" * (8 * CHUNK_BYTES))
+        await sweep(runtime)
+        assert await count_chunks(runtime.database) == left
+    async with runtime.database.begin() as session:
+        assert await session.scalar(select(func.count()).select_from(File)) == 0
 
 
 async def test_an_upload_that_has_stalled_is_removed(runtime: Runtime) -> None:

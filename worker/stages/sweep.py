@@ -16,6 +16,7 @@ from models.idempotency import IdempotencyKey
 from models.lifecycle import FINAL, BatchStatus, ShardState
 from models.queries import advance
 from models.shard import Shard
+from models.storage import MAX_REMOVED_CHUNKS
 from worker.lease import advance_if_all_done
 from worker.outbox import forget_ended, is_any_due
 from worker.queue import CONTROL_QUEUE, RUN_QUEUE, RUN_WINDOW
@@ -147,20 +148,51 @@ async def _purge(runtime: Runtime) -> None:
             .values(deleted_at=func.now())
             .execution_options(synchronize_session=False)
         )
-        has_stalled = (File.status == FileStatus.UPLOADING) & (File.touched_at < func.now() - stall)
-        is_forgotten = File.purged_at < func.now() - _REMEMBERED
+        await session.execute(
+            update(File)
+            .where(
+                File.status == FileStatus.UPLOADING,
+                File.touched_at < func.now() - stall,
+                File.deleted_at.is_(None),
+            )
+            .values(deleted_at=func.now())
+            .execution_options(synchronize_session=False)
+        )
         await session.execute(
             delete(File)
-            .where(has_stalled | is_forgotten)
+            .where(File.purged_at < func.now() - _REMEMBERED)
             .execution_options(synchronize_session=False)
         )
     async with runtime.database.begin() as session:
-        for file_pk in await _unneeded_files(session):
-            await session.execute(delete(FileChunk).where(FileChunk.file_pk == file_pk))
+        await _purge_bytes(session)
+
+
+async def _purge_bytes(session: AsyncSession) -> None:
+    """Take away the bytes of some files, so many at a time; the next sweep goes on with the rest."""
+    left = MAX_REMOVED_CHUNKS
+    for file_pk, status in await _unneeded_files(session):
+        left -= await _remove_chunks(session, file_pk, at_most=left)
+        if left == 0:
+            return
+        if status == FileStatus.UPLOADING:
+            # Nobody has seen it, so nobody asks for its place.
+            await session.execute(delete(File).where(File.pk == file_pk))
+        else:
             await session.execute(
                 update(File).where(File.pk == file_pk).values(purged_at=func.now())
             )
-            log.info("file %s: purged", file_pk)
+        log.info("file %s: purged", file_pk)
+
+
+async def _remove_chunks(session: AsyncSession, file_pk: int, *, at_most: int) -> int:
+    """Remove the first chunks that a file still has; say how many."""
+    first = select(func.min(FileChunk.no)).where(FileChunk.file_pk == file_pk).scalar_subquery()
+    removed = await session.execute(
+        delete(FileChunk)
+        .where(FileChunk.file_pk == file_pk, FileChunk.no < first + at_most)
+        .execution_options(synchronize_session=False)
+    )
+    return int(removed.rowcount)  # type: ignore[attr-defined]  # a CursorResult for a DELETE
 
 
 async def _forget_keys(runtime: Runtime) -> None:
@@ -172,17 +204,16 @@ async def _forget_keys(runtime: Runtime) -> None:
         )
 
 
-async def _unneeded_files(session: AsyncSession) -> list[int]:
+async def _unneeded_files(session: AsyncSession) -> list[tuple[int, str]]:
     """Deleted files that no open batch reads; locked, so that no batch can take one up meanwhile."""
     is_read = exists().where(
         Batch.input_file_pk == File.pk, Batch.status.not_in([status.value for status in FINAL])
     )
-    return list(
-        await session.scalars(
-            select(File.pk)
-            .where(File.deleted_at.is_not(None), File.purged_at.is_(None), ~is_read)
-            .order_by(File.deleted_at)
-            .limit(_FILES_AT_ONCE)
-            .with_for_update(skip_locked=True)
-        )
+    found = await session.execute(
+        select(File.pk, File.status)
+        .where(File.deleted_at.is_not(None), File.purged_at.is_(None), ~is_read)
+        .order_by(File.deleted_at)
+        .limit(_FILES_AT_ONCE)
+        .with_for_update(skip_locked=True)
     )
+    return [(row.pk, row.status) for row in found]
