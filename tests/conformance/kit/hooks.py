@@ -43,8 +43,8 @@ class Hooks:
         return self._taken(self.registered)
 
     def new_endpoint(self, path: str, **changes: Any) -> dict[str, Any]:
-        """Another endpoint at this receiver, for no event of a batch unless told otherwise."""
-        return self._taken(self._post(path, **changes))
+        """Another endpoint at this receiver, for the rarest of events unless told otherwise."""
+        return self._taken(self._post(path, **({"event_types": ["batch.expired"]} | changes)))
 
     def _taken(self, response: httpx.Response) -> dict[str, Any]:
         if response.status_code == 400 and response.json()["error"]["param"] == "url":

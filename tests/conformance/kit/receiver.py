@@ -25,17 +25,19 @@ class Receiver:
 
     url: str = ""
     deliveries: list[Delivery] = field(default_factory=list)
-    answers: dict[str, list[int]] = field(default_factory=dict)
-    """Statuses to answer a path with, first come first; 200 where there are none left."""
+    first_answers: dict[str, int] = field(default_factory=dict)
+    """What the first try of each webhook to a path is answered with; all else gets 200."""
     _changed: threading.Condition = field(default_factory=threading.Condition)
 
     def take(self, delivery: Delivery) -> int:
         """Keep a delivery, and say with which status to answer it."""
         with self._changed:
+            tried = {(one.path, one.headers.get("webhook-id")) for one in self.deliveries}
             self.deliveries.append(delivery)
             self._changed.notify_all()
-            waiting = self.answers.get(delivery.path, [])
-            return waiting.pop(0) if waiting else 200
+            if (delivery.path, delivery.headers.get("webhook-id")) in tried:
+                return 200
+            return self.first_answers.get(delivery.path, 200)
 
     def wait_for(
         self, path: str, fits: Callable[[Delivery], bool], *, count: int = 1, seconds: float = 60

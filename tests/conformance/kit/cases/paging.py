@@ -234,7 +234,7 @@ def an_unknown_after(server: Subject, path: str, after: str) -> None:
 
 @case("7.6", "/{path}: the id of another kind of object", rows=_LISTS)
 def an_after_of_another_kind(server: Subject, path: str) -> None:
-    [other] = ids(_first(server, "batches" if path == "files" else "files", 1)["data"])
+    other = _make(server, "batches" if path == "files" else "files")[0]
     refused(
         server.http.get(path, params={"after": other}), 400, code="invalid_value", param="after"
     )
