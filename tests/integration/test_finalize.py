@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import delete, func, select, text, update
+from sqlalchemy import Engine, delete, event, func, select, text, update
 
 from cli.simulator import SimulatedServer
 from models import Batch, File, FileChunk, Shard
@@ -264,6 +264,26 @@ async def test_many_results_are_written_page_by_page(
     assert numbers(output) == [n for n in ran if n % 3]
     assert numbers(errors) == [n for n in ran if not n % 3] + list(range(4, 101, 4))
     assert (batch.completed, batch.failed) == (50, 25)
+
+
+async def test_many_results_are_dropped_page_by_page(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.stages.finalize._PAGE_ROWS", 4)
+    batch = await partly_run(runtime, succeeded=range(1, 13))
+    dropped: list[int] = []
+
+    def note(_connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+        if statement.startswith("DELETE FROM results"):
+            dropped.append(cursor.rowcount)
+
+    event.listen(Engine, "after_cursor_execute", note)
+    try:
+        await ended(runtime, batch, BatchStatus.FINALIZING)
+    finally:
+        event.remove(Engine, "after_cursor_execute", note)
+    assert dropped == [4, 4, 4]
+    assert await count_results(runtime.database, batch) == 0
 
 
 async def test_large_lines_cross_chunks(runtime: Runtime) -> None:

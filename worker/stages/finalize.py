@@ -139,7 +139,13 @@ async def _write_and_close(runtime: Runtime, batch: Batch) -> BatchStatus | None
         if not closed:
             await session.rollback()
             return None
-        await session.execute(delete(Result).where(Result.batch_pk == batch.pk))
+        for first, last in pages:
+            # Page by page: many gigabytes in one statement would outlast its time limit, for ever.
+            await session.execute(
+                delete(Result).where(
+                    Result.batch_pk == batch.pk, Result.line_no.between(first, last)
+                )
+            )
         await session.execute(delete(Shard).where(Shard.batch_pk == batch.pk))
     return status
 
