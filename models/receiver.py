@@ -31,7 +31,11 @@ MAX_URL = 2048
 _READ_BYTES = 4096
 _READ_SECONDS = 1.0
 _RESOLVE_SECONDS = 5.0
-_RESOLVER_THREADS = 16
+_RESOLVER_THREADS = 128
+"""A thread whose name server is silent comes back after half a minute, long after its caller has gone.
+
+With 32 webhooks at a time of 10 seconds each, about a hundred may be stuck; the rest is for the others.
+"""
 
 
 class Receiver:

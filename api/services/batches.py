@@ -36,6 +36,8 @@ from models.quota import require_batch_allowed
 
 EVERY_BATCH = BatchFilter(frozenset(), {})
 _CANCELLED = {BatchStatus.CANCELLING, BatchStatus.CANCELLED}
+_NUL = r"(^|[^\\])(\\\\)*\\u0000"
+"""A NUL in JSON; after an escaped backslash, `u0000` is just text."""
 
 
 async def create(
@@ -186,7 +188,7 @@ def _conditions(wanted: BatchFilter) -> Iterator[ColumnElement[bool]]:
             yield false()
             continue
         # Metadata may hold a NUL all the same, as JSON, and then Postgres refuses to look into it.
-        is_readable = cast(Batch.metadata_, Text).not_like("%\\\\u0000%")
+        is_readable = ~cast(Batch.metadata_, Text).regexp_match(_NUL)
         is_equal = Batch.metadata_.op("->>", return_type=Text())(key) == value
         yield case((is_readable, is_equal), else_=false())
 

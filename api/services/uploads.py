@@ -81,6 +81,7 @@ class _Intake:
         self._settings = settings
         self._purpose: str | None = None
         self._expiry: dict[str, str] = {}
+        self._asked_seconds: int | None = None
         self._key = idempotency_key
         self._digest = hashlib.sha256()
         self._file: File | None = None
@@ -132,7 +133,8 @@ class _Intake:
             raise InvalidParameter("'purpose' is a required property")
         self._first_line.end()
         self._check(self._upload.size_bytes)
-        life = self._life()
+        self._asked_seconds = self._read_expiry()
+        life = life_of(self._purpose, self._asked_seconds, self._settings)
         return await self._upload.publish(
             within=self._claim_and_require_room,
             purpose=self._purpose,
@@ -154,7 +156,7 @@ class _Intake:
         said = (
             (self._purpose or "").encode(),
             file.filename.encode(),
-            repr(sorted(self._expiry.items())).encode(),
+            str(self._asked_seconds).encode(),
             self._digest.digest(),
         )
         return ticket_for(self._caller, operation="files.create", key=self._key, said=said)
@@ -178,16 +180,15 @@ class _Intake:
         if self._purpose == "batch" and self._first_line.is_json_object is False:
             raise NotJsonLines
 
-    def _life(self) -> timedelta | None:
+    def _read_expiry(self) -> int | None:
         if not self._expiry:
-            return life_of(self._purpose, None, self._settings)
+            return None
         try:
             # Lax: a form knows only strings.
-            asked = ExpiresAfter.model_validate(self._expiry, strict=False)
+            return ExpiresAfter.model_validate(self._expiry, strict=False).seconds
         except ValidationError as error:
             faults = error.errors(include_url=False)
             raise refusal_of(faults, under="expires_after") from None
-        return life_of(self._purpose, asked.seconds, self._settings)
 
 
 async def discard(upload: Upload) -> None:

@@ -72,6 +72,7 @@ async def test_by_metadata(api_client: httpx.AsyncClient, database: Database) ->
         ("line\nbreak", "a\tb"),
         ("0", "1"),
         ("$.a", "{a}"),
+        ("a", "\\u0000"),
     ],
 )
 async def test_any_text_is_found(
@@ -88,6 +89,7 @@ async def test_text_that_postgres_cannot_look_into(
     """Metadata may hold a NUL; nobody's list may break because of it."""
     await make_batch(database, metadata_={"team": "a", "odd": "\0"})
     await make_batch(database, metadata_={"te\0am": "a"})
+    await make_batch(database, metadata_={"team": "a", "odd": "\\\0"})
     plain = await make_batch(database, metadata_={"team": "a"})
     assert await ids(api_client, {"metadata[team]": "a"}) == [plain.id]
     assert await ids(api_client, {"metadata[odd]": "\0"}) == []

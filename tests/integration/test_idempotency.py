@@ -224,6 +224,17 @@ async def test_the_key_of_another_upload(
     assert await count(database, File) == 1
 
 
+async def test_an_expiry_is_compared_as_it_is_understood(
+    api_client: httpx.AsyncClient, database: Database
+) -> None:
+    seconds = "expires_after[seconds]"
+    asked: Any = {"expires_after[anchor]": "created_at", seconds: "3600"}
+    first = ok(await upload(api_client, **asked))
+    again: Any = {seconds: "03600", "expires_after[anchor]": "created_at"}
+    assert ok(await upload(api_client, **again)) == first
+    assert await count(database, File) == 1
+
+
 async def test_equal_uploads_at_the_same_time(
     api_client: httpx.AsyncClient, database: Database
 ) -> None:

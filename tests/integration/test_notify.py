@@ -389,6 +389,30 @@ async def test_so_many_at_a_time_and_the_rest_without_another_bell(
     assert most == 3
 
 
+async def test_one_at_a_time_goes_on_without_another_bell(
+    runtime: Runtime, receiver: ScriptedServer
+) -> None:
+    worker = replace(notifier(runtime), notify_settings=NotifySettings(webhook_max_in_flight=1))
+    waiting = most = 0
+
+    async def slow(_: Request) -> Reply:
+        nonlocal waiting, most
+        waiting += 1
+        most = max(most, waiting)
+        await asyncio.sleep(0)
+        waiting -= 1
+        return Reply()
+
+    receiver.script = slow
+    endpoint = await make_webhook_endpoint(worker.database, receiver.url)
+    for _ in range(5):
+        await make_delivery(worker.database, endpoint)
+    await notify(worker)
+    await wait_until(lambda: len(receiver.requests) == 5)
+    await wait_until(lambda: not worker.outbox.in_flight)
+    assert most == 1
+
+
 async def test_a_dead_endpoint_with_many_waiting_keeps_no_other_from_its_own(
     worker: Runtime, receiver: ScriptedServer
 ) -> None:

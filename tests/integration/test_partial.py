@@ -107,6 +107,26 @@ async def test_nothing_appears_before_what_was_served(
     assert await read(api_client, batch, offset=1) == (ids_of(2, 4, 1), 4)
 
 
+async def test_writers_that_overlap(
+    api_client: httpx.AsyncClient, database: Database, database_url: str, batch: Batch
+) -> None:
+    """What is served only ever grows at its end, in whatever order writers begin and commit."""
+    async with recording(database_url, batch, 7):
+        async with recording(database_url, batch, 5):
+            await make_result(database, batch, 3)
+            assert await read(api_client, batch) == ([], 0)
+        await make_result(database, batch, 1)
+        # 5, 3 and 1 have been committed; 7 will come before them.
+        assert await read(api_client, batch) == ([], 0)
+    assert await read(api_client, batch) == (ids_of(7, 5, 3, 1), 4)
+    async with recording(database_url, batch, 2):
+        async with recording(database_url, batch, 9):
+            assert await read(api_client, batch) == (ids_of(7, 5, 3, 1), 4)
+        assert await read(api_client, batch) == (ids_of(7, 5, 3, 1), 4)
+        assert await read(api_client, batch, offset=4) == ([], 4)
+    assert await read(api_client, batch, offset=4) == (ids_of(2, 9), 6)
+
+
 async def test_a_reader_gets_every_line_once_while_shards_write(
     runtime: Runtime, other_runtime: Runtime, api_client: httpx.AsyncClient
 ) -> None:

@@ -5,6 +5,7 @@ import shutil
 import socket
 import ssl
 import subprocess
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +171,26 @@ async def test_a_name_server_that_hangs() -> None:
     receiver = Receiver(settings(webhook_timeout_seconds=0.2), resolve=hang)
     with pytest.raises(ReceiverUnreachable, match="no answer in time"):
         await call(receiver, "https://receiver.example/hook")
+
+
+async def test_name_servers_that_hang_hold_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stuck lookup keeps its thread for half a minute: three rounds of the most at a time."""
+    released = threading.Event()
+
+    def look_up(host: str, _: int) -> list[str]:
+        if host != "well.example":
+            released.wait()
+        return [PUBLIC]
+
+    monkeypatch.setattr("models.receiver._getaddrinfo", look_up)
+    receiver = Receiver(settings(webhook_timeout_seconds=0.1))
+    stuck = (call(receiver, f"https://stuck-{n}.example/hook") for n in range(3 * 32))
+    try:
+        for outcome in await asyncio.gather(*stuck, return_exceptions=True):
+            assert isinstance(outcome, ReceiverUnreachable)
+        await receiver.check("https://well.example/hook")
+    finally:
+        released.set()
 
 
 async def test_nobody_listens() -> None:

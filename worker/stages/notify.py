@@ -27,10 +27,16 @@ _LEASE_MARGIN_SECONDS = 20.0
 
 async def notify(runtime: Runtime) -> None:
     """Start sending what is due, as far as this process has room for it."""
+    await _start_due(runtime, ending=0)
+
+
+async def _start_due(runtime: Runtime, *, ending: int) -> None:
+    """The same, where so many of the deliveries in flight have been sent and only ask for what is next."""
     outbox = runtime.outbox
     async with outbox.claiming:
         while not runtime.draining.is_set():
-            room = runtime.notify_settings.webhook_max_in_flight - len(outbox.in_flight)
+            at_work = len(outbox.in_flight) - ending
+            room = runtime.notify_settings.webhook_max_in_flight - at_work
             if room <= 0:
                 return
             claimed = await claim_deliveries(
@@ -57,7 +63,7 @@ async def _deliver(runtime: Runtime, delivery: ClaimedDelivery) -> None:
     """Send one delivery and write down what came of it; then see what else there is to send."""
     try:
         await _try_once(runtime, delivery)
-        await notify(runtime)
+        await _start_due(runtime, ending=1)
     except Exception as error:  # noqa: BLE001  # nobody waits for this task; the lease lapses
         log.error("webhook %s: %s; the sweep will ring again", delivery.webhook_id, describe(error))  # noqa: TRY400
 
