@@ -26,6 +26,24 @@ PROTECTED = [
     ("GET", "/v1/batches"),
     ("GET", "/v1/batches/batch_x"),
     ("POST", "/v1/batches/batch_x/cancel"),
+    ("POST", "/v1/batches/batch_x/pause"),
+    ("POST", "/v1/batches/batch_x/resume"),
+    ("POST", "/v1/batches/batch_x/retry"),
+    ("GET", "/v1/batches/batch_x/progress"),
+    ("GET", "/v1/batches/batch_x/output"),
+    ("GET", "/v1/batches/batch_x/errors"),
+    ("POST", "/v1/uploads"),
+    ("POST", "/v1/uploads/upload_x/parts"),
+    ("POST", "/v1/uploads/upload_x/complete"),
+    ("POST", "/v1/uploads/upload_x/cancel"),
+    ("POST", "/v1/webhook_endpoints"),
+    ("GET", "/v1/webhook_endpoints"),
+    ("GET", "/v1/webhook_endpoints/webhook_endpoint_x"),
+    ("POST", "/v1/webhook_endpoints/webhook_endpoint_x"),
+    ("DELETE", "/v1/webhook_endpoints/webhook_endpoint_x"),
+    ("POST", "/v1/webhook_endpoints/webhook_endpoint_x/rotate_secret"),
+    ("POST", "/v1/webhook_endpoints/webhook_endpoint_x/test"),
+    ("GET", "/v1/webhook_event_types"),
     ("GET", "/v1/models"),
     ("GET", "/v1/models/model_x"),
 ]
@@ -33,7 +51,7 @@ PROTECTED = [
 
 def test_the_list_of_protected_routes_is_whole(app: FastAPI) -> None:
     found = [
-        (method.upper(), re.sub(r"{(file|batch|model).*?}", r"\1_x", path), operation)
+        (method.upper(), re.sub(r"{([a-z_]+?)(_id)?(:path)?}", r"\1_x", path), operation)
         for path, operations in app.openapi()["paths"].items()
         for method, operation in operations.items()
     ]

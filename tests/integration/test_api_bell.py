@@ -104,7 +104,7 @@ async def test_without_a_broker_batches_are_created_all_the_same(
     assert bells(url) == [(VALIDATE_BATCH, [5])]
 
 
-@pytest.mark.parametrize("missing", ["API_KEY", "DATABASE_URL", "REDIS_URL", "UPSTREAM_URL"])
+@pytest.mark.parametrize("missing", ["DATABASE_URL", "REDIS_URL", "UPSTREAM_URL"])
 def test_what_is_missing_is_an_error_at_start(
     monkeypatch: pytest.MonkeyPatch, missing: str
 ) -> None:
