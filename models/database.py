@@ -9,9 +9,15 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 import psycopg  # noqa: F401  # half a second, which else every forked worker takes at its first task
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
 from models.settings import DatabaseSettings
+
+
+def is_away(error: Exception) -> bool:
+    """Whether no server answered at all: what a server says against a statement has an SQLSTATE."""
+    return isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) is None
 
 
 class Database:

@@ -33,6 +33,7 @@ from models.quota import require_room
 from models.storage import Upload, open_upload
 from models.upload import UploadStatus
 
+MAX_PARTS = 10_000
 _ADD = "add a part to"
 
 _IS_OVER = MultipartUpload.expires_at <= func.now()
@@ -185,15 +186,20 @@ class _Intake:
         upload, status = await find(session, self._caller, self._upload_id, is_locked=True)
         if status != UploadStatus.PENDING:
             raise UploadHasEnded(_ADD, status)
-        so_far = await session.scalar(
-            select(func.coalesce(func.sum(UploadPart.bytes), 0)).where(
-                UploadPart.upload_pk == upload.pk
+        parts, so_far = (
+            await session.execute(
+                select(func.count(), func.coalesce(func.sum(UploadPart.bytes), 0)).where(
+                    UploadPart.upload_pk == upload.pk
+                )
             )
-        )
+        ).one()
+        if parts >= MAX_PARTS:
+            message = f"An upload can have at most {MAX_PARTS:,} parts."
+            raise InvalidParameter(message, param="id", code="too_many_parts")
         # Which parts are meant is said at the end, and a part may come twice: a client that missed
         # the answer sends it again. Parts of no use must not pass the project's limit by much.
         limit = 2 * upload.bytes + min(upload.bytes, self._settings.max_part_bytes)
-        if int(so_far or 0) + size_bytes > limit:
+        if int(so_far) + size_bytes > limit:
             raise FileTooLarge(limit)
         return upload
 

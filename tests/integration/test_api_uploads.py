@@ -551,6 +551,21 @@ async def test_a_wrong_part(
     await add(client, upload_id, b"x" * 2000)
 
 
+async def test_too_many_parts(
+    api_client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.services.multipart_uploads.MAX_PARTS", 2)
+    upload_id = await begin(api_client, 9)
+    await add(api_client, upload_id, b"abc", b"def")
+    refusal(
+        await send(api_client, upload_id, b"ghi"),
+        400,
+        "An upload can have at most 2 parts.",
+        param="id",
+        code="too_many_parts",
+    )
+
+
 async def test_a_part_without_data(api_client: httpx.AsyncClient) -> None:
     upload_id = await begin(api_client, 10)
     headers = {"content-type": "multipart/form-data; boundary=b"}

@@ -64,6 +64,20 @@ async def test_what_has_ended_is_left_alone(runtime: Runtime, status: BatchStatu
     assert await status_of(runtime, batch) == status
 
 
+async def test_a_step_that_fails_keeps_no_other_from_its_turn(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def stumble(_: Runtime) -> None:
+        message = "a prompt"
+        raise LookupError(message)
+
+    waiting = await make_batch(runtime.database)
+    monkeypatch.setattr("worker.stages.sweep._expire", stumble)
+    assert await swept(runtime) == [("validate", waiting.pk)]
+    assert "stumble: LookupError" in caplog.text
+    assert "a prompt" not in caplog.text
+
+
 async def test_a_window_that_has_closed(runtime: Runtime) -> None:
     batch = await make_batch(runtime.database, status=BatchStatus.IN_PROGRESS, window=PAST)
     await make_shard(runtime.database, batch)

@@ -11,6 +11,8 @@ from sqlalchemy import delete, exists, func, or_, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.batch import Batch
+from models.database import is_away
+from models.faults import describe
 from models.file import File, FileChunk, FileStatus
 from models.idempotency import IdempotencyKey
 from models.lifecycle import FINAL, BatchStatus, ShardState
@@ -34,16 +36,25 @@ _REMEMBERED = timedelta(days=1)
 
 
 async def sweep(runtime: Runtime) -> None:
-    """One look at everything."""
-    await _expire(runtime)
-    await _advance_finished(runtime)
-    await _ring_for_batches(runtime)
-    await _ring_for_shards(runtime)
-    await _ring_for_webhooks(runtime)
-    await forget_ended(runtime.database)
-    await sweep_uploads(runtime)
-    await _purge(runtime)
-    await _forget_keys(runtime)
+    """One look at everything. A step that fails keeps none of the others from their turn."""
+    for step in (
+        _expire,
+        _advance_finished,
+        _ring_for_batches,
+        _ring_for_shards,
+        _ring_for_webhooks,
+        _forget_deliveries,
+        sweep_uploads,
+        _purge,
+        _forget_keys,
+    ):
+        try:
+            await step(runtime)
+        except Exception as error:  # the next sweep tries it again
+            if is_away(error):
+                # The others would only fail as well, each after its time-out.
+                raise
+            log.error("%s: %s", step.__name__.lstrip("_"), describe(error))  # noqa: TRY400
 
 
 async def _expire(runtime: Runtime) -> None:
@@ -193,6 +204,11 @@ async def _remove_chunks(session: AsyncSession, file_pk: int, *, at_most: int) -
         .execution_options(synchronize_session=False)
     )
     return int(removed.rowcount)  # type: ignore[attr-defined]  # a CursorResult for a DELETE
+
+
+async def _forget_deliveries(runtime: Runtime) -> None:
+    """Forget deliveries of webhooks after their time."""
+    await forget_ended(runtime.database)
 
 
 async def _forget_keys(runtime: Runtime) -> None:
