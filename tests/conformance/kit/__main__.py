@@ -1,13 +1,20 @@
 """`python -m tests.conformance.kit [NUMBER …]`: run the cases and say how many pass.
 
 Against the server that BASE_URL and API_KEY name, or, without them, against an Overnight that is
-started for it. Numbers choose cases: `3`, `3.33` or `3.33.1`.
+started for it. Numbers choose cases: `3`, `3.33` or `3.33.1`. Further variables, all optional:
+
+API_KEY_2           a key of another project, for the cases of isolation
+MODEL               the model of the lines (default: the first that the server lists)
+MODEL_EMBEDDINGS    the model of one endpoint; also _RESPONSES, _COMPLETIONS, _MODERATIONS,
+                    _IMAGE_GENERATIONS, _IMAGE_EDITS, _VIDEOS
+WEBHOOK_HOST        an address of this machine that the server can reach (default: 127.0.0.1)
+PATIENCE_SECONDS    how long a batch may take (default: 90)
 """
 
 import os
 import sys
 import tempfile
-from argparse import ArgumentParser
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -35,7 +42,9 @@ def _subject() -> Iterator[Subject]:
 
 def main() -> int:
     """Run what is asked for; 1 if a case fails, 0 if none does."""
-    parser = ArgumentParser(prog="conformance", description="The conformance kit.")
+    parser = ArgumentParser(
+        prog="conformance", description=__doc__, formatter_class=RawDescriptionHelpFormatter
+    )
     parser.add_argument("numbers", nargs="*", help="which cases: 3, 3.33 or 3.33.1 (default: all)")
     parser.add_argument("--write", type=Path, help="keep the outcomes in this file")
     parser.add_argument("--list", action="store_true", help="name the cases, and run none")

@@ -17,6 +17,7 @@ _SETTINGS = {
     # So slow that the long batches are caught in mid-run.
     "OVERNIGHT_MAX_IN_FLIGHT": "40",
     "OVERNIGHT_WEBHOOK_ALLOW_PRIVATE": "true",
+    "OVERNIGHT_WEBHOOK_FIRST_WAIT_SECONDS": "0.5",
 }
 
 
