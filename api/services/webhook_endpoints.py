@@ -210,6 +210,10 @@ async def _change(
     changed: WebhookEndpoint | None = None
     if could_be_id(endpoint_id):
         async with database.begin() as session:
+            # Locked whole first: Postgres may lose the key's lock that an end of a batch holds (see
+            # `models.queries`) while the row moves to another page, and a deletion would not wait for it.
+            locked = select(WebhookEndpoint.pk).where(_is_theirs(caller, endpoint_id))
+            await session.execute(locked.with_for_update())
             changed = await session.scalar(
                 update(WebhookEndpoint)
                 .where(_is_theirs(caller, endpoint_id))

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select, update
 
+from api.params import RotateWebhookSecret
 from api.services import webhook_endpoints
 from models import Batch, WebhookDelivery
 from models.database import Database
@@ -99,6 +100,22 @@ async def test_an_endpoint_that_is_deleted_at_the_same_time(database: Database) 
         await wait_until(lambda: _somebody_waits(database), "a wait for the deletion")
     assert await ending
     assert [each.endpoint_pk for each in await deliveries(database)] == [kept.pk]
+
+
+async def test_an_endpoint_that_is_changed_at_the_same_time(database: Database) -> None:
+    """The change waits for the end of the batch: beside it, Postgres may lose the lock of the key."""
+    endpoint = await make_webhook_endpoint(database)
+    batch = await make_batch(database)
+    async with database.begin() as session:
+        assert await advance(session, batch.pk, BatchStatus.FAILED)
+        changing = asyncio.create_task(
+            webhook_endpoints.rotate_secret(
+                database, DEFAULT_CALLER, endpoint_id=endpoint.id, request=RotateWebhookSecret()
+            )
+        )
+        await wait_until(lambda: _somebody_waits(database), "a wait for the end of the batch")
+    assert (await changing).id == endpoint.id
+    assert [each.endpoint_pk for each in await deliveries(database)] == [endpoint.pk]
 
 
 async def _somebody_waits(database: Database) -> bool:
