@@ -198,7 +198,7 @@ PARAMETERS: Mapping[str, tuple[str, Any]] = {
     "limit": ("The largest number of objects in the page.", 20),
     "order": ("By the time of creation.", "desc"),
     "purpose": ("Only files of this purpose.", "batch"),
-    "offset": ("So many lines at the beginning are left out.", 0),
+    "offset": ("So many lines at the beginning are left out, while the batch runs.", 0),
     "status": ("Only batches in one of these statuses.", ["completed"]),
     "metadata": ("Only batches with all these pairs in their metadata.", {"job": "nightly"}),
     "Idempotency-Key": ("Makes the request safe to repeat.", "nightly-2026-11-23"),

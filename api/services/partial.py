@@ -10,7 +10,8 @@ holds new rows back until it ends; and a database that was restored from a dump 
 anew, so that a batch which ran at the time of the dump may show its older rows only at its end.
 
 Promises: a page of rows in memory, and no transaction held while a client is slow; if the batch ends
-in mid-answer, the rest comes from its file. After the end its finished file is served, as it is.
+in mid-answer, the rest comes from its file. After the end its finished file is served, whole: it is in
+the order of the input, in which a place in the order of recording means nothing.
 """
 
 from collections.abc import AsyncIterator
@@ -52,7 +53,7 @@ class Lines:
 async def read(
     database: Database, caller: Caller, *, batch_id: str, kind: Kind, offset: int
 ) -> Lines:
-    """The lines of one kind behind the first `offset` of them.
+    """The lines of one kind behind the first `offset` of them; all, once the batch has ended.
 
     Raises:
         BatchNotFound: there is none with this id.
@@ -62,7 +63,7 @@ async def read(
         batch = await batches.find(session, caller, batch_id)
     if batch.status in FINAL:
         file = await _finished_file(database, caller, batch, kind)
-        return Lines(_nothing() if file is None else _behind(read_range(database, file), offset))
+        return Lines(_nothing() if file is None else read_range(database, file))
     pages = await _plan(database, batch.pk, kind, offset)
     last_line = offset + sum(map(len, pages))
     return Lines(_recorded(database, caller, batch, kind, pages), last_line)
@@ -138,17 +139,6 @@ async def _finished_file(
 ) -> File | None:
     file_id = batch.output_file_id if kind is Kind.OUTPUT else batch.error_file_id
     return None if file_id is None else await files.open_content(database, caller, file_id=file_id)
-
-
-async def _behind(pieces: AsyncIterator[bytes], lines: int) -> AsyncIterator[bytes]:
-    """What comes after so many lines."""
-    async for piece in pieces:
-        begin = 0
-        while lines and (end := piece.find(b"\n", begin)) >= 0:
-            begin = end + 1
-            lines -= 1
-        if not lines:
-            yield piece[begin:]
 
 
 async def _nothing() -> AsyncIterator[bytes]:

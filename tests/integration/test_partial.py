@@ -173,9 +173,9 @@ async def test_after_the_end_the_finished_files_are_served(
     batch = await run_to_end(scripted_runtime, await started_batch(scripted_runtime, input_file(6)))
     assert await read(api_client, batch) == (ids_of(1, 3, 5, 6), None)
     assert await read(api_client, batch, "errors") == (ids_of(2, 4), None)
-    assert await read(api_client, batch, offset=3) == (ids_of(6), None)
-    assert await read(api_client, batch, offset=4) == ([], None)
-    assert await read(api_client, batch, offset=2**31 - 1) == ([], None)
+    # Whoever went on from a place in the order of recording would miss some and see others twice.
+    for offset in (3, 4, 2**31 - 1):
+        assert await read(api_client, batch, offset=offset) == (ids_of(1, 3, 5, 6), None)
     whole = await api_client.get(f"/v1/batches/{batch.id}/output")
     assert whole.content == await read_file(database, batch.output_file_id)
 
@@ -198,23 +198,6 @@ async def test_a_finished_file_that_was_deleted(
     await api_client.delete(f"/v1/files/{file.id}")
     answer = await api_client.get(f"/v1/batches/{batch.id}/output")
     refusal(answer, 404, f"No such File object: {file.id}", param="id")
-
-
-async def test_skipped_lines_may_span_pieces(
-    api_client: httpx.AsyncClient, database: Database
-) -> None:
-    # Each of the file's pieces holds a few lines or none.
-    content = b"".join(
-        b'{"custom_id": "request-%d", "x": "%b"}\n' % (n, b"y" * (n * 50_000)) for n in range(1, 12)
-    )
-    file = await make_file(database, content, purpose="batch_output")
-    values: dict[str, Any] = {"output_file_id": file.id, "status": BatchStatus.COMPLETED}
-    batch = await make_batch(database, **values)
-    for offset in range(12):
-        assert await read(api_client, batch, offset=offset) == (
-            ids_of(*range(offset + 1, 12)),
-            None,
-        )
 
 
 async def rendered_results(database: Database, batch: Batch, count: int) -> None:
