@@ -61,7 +61,7 @@ def check(config: ConfigOption = None) -> None:
     for finding in _findings():
         wrong += finding.is_wrong
         typer.echo(f"{'✗' if finding.is_wrong else '✓'} {finding.name:<13} {finding.words}")
-    for warning in [*_unknown_variables(), *_unused()]:
+    for warning in [*_unknown_variables(), *_unused(), *_not_needed()]:
         typer.echo(f"! {'Settings':<13} {warning}")
     if wrong:
         raise typer.Exit(1)
@@ -92,6 +92,16 @@ def _unused() -> Iterator[str]:
         for name in ("OVERNIGHT_UPSTREAM_URL", "OVERNIGHT_UPSTREAM_API_KEY"):
             if os.environ.get(name):
                 yield f"{name} is not used: {CONFIG_VARIABLE} names a file of model servers, and it wins."
+
+
+def _not_needed() -> Iterator[str]:
+    """What somebody who only uses `overnight up` need not set."""
+    names = ("OVERNIGHT_DATABASE_URL", "OVERNIGHT_REDIS_URL")
+    if not any(os.environ.get(name) for name in names):
+        yield (
+            f"`overnight up` needs neither {' nor '.join(names)}: it brings a database and a broker"
+            " of its own."
+        )
 
 
 def _check_settings() -> str:

@@ -50,8 +50,15 @@ class BatchClient:
         self.base_url = base_url.rstrip("/")
         self._on_trouble = on_trouble
         headers = {"User-Agent": "overnight-run"}
-        if api_key:
-            headers["Authorization"] = f"Bearer {api_key}"
+        # A key that comes from a file often ends in a newline.
+        if key := (api_key or "").strip():
+            if not (key.isascii() and key.isprintable()):
+                # Here, because what httpx says of it repeats it.
+                message = (
+                    "The API key may hold visible ASCII characters only: was all of it copied?"
+                )
+                raise UsageError(message)
+            headers["Authorization"] = f"Bearer {key}"
         self._http = httpx.AsyncClient(
             headers=headers,
             timeout=_TIMEOUT,

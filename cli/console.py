@@ -66,12 +66,13 @@ class Terminal:
 def explain_settings(error: ValidationError, *, prefix: str = "OVERNIGHT_") -> Iterator[str]:
     """One sentence for each setting that is missing or wrong, by its environment variable."""
     for problem in error.errors(include_url=False, include_input=False):
-        reason = problem["msg"].removeprefix("Value error, ").rstrip(".")
+        reason = problem["msg"].removeprefix("Value error, ")
+        reason = reason if reason.endswith((".", "?", ".)")) else f"{reason}."
         if not problem["loc"]:
-            yield f"{reason}."
+            yield reason
             continue
         name = prefix + "_".join(str(part) for part in problem["loc"]).upper()
-        yield f"{name} is not set." if problem["type"] == "missing" else f"{name}: {reason}."
+        yield f"{name} is not set." if problem["type"] == "missing" else f"{name}: {reason}"
 
 
 def is_terminal() -> bool:

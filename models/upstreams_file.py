@@ -190,6 +190,9 @@ def _unknown_key(place: tuple[int | str, ...], value: Any) -> str:
         # [models.llama-3.1-8b] is the table 1-8b in the table llama-3.
         whole = _title(str(place[0]), f"{place[1]}.{key}")
         return f"{title} has no table '{key}'; a name with a dot needs quotes, as in {whole}"
+    if title and key in UpstreamsFile.model_fields.keys() - _TABLES:
+        # What stands below a table's head is in that table.
+        return f"{title} has no key '{key}'; it belongs above the first table of the file"
     end = hint(key, known) or f"; there are {', '.join(known)}"
     return f"{title or 'it'} has no key '{key}'{end}"
 

@@ -161,6 +161,10 @@ def test_check_points_out_a_variable_that_nothing_reads(overnight: Overnight) ->
     assert warnings == [
         "OVERNIGHT_MAX_INFLIGHT is not a setting; did you mean OVERNIGHT_MAX_IN_FLIGHT?",
         "OVERNIGHT_QQ is not a setting.",
+        (
+            "`overnight up` needs neither OVERNIGHT_DATABASE_URL nor OVERNIGHT_REDIS_URL: it brings a"
+            " database and a broker of its own."
+        ),
     ]
 
 

@@ -227,6 +227,20 @@ async def test_what_is_no_base_url_is_a_usage_error(job: BatchRun, url: str) -> 
             await job.go(client, Silence())
 
 
+async def test_a_key_from_a_file_ends_in_a_newline(job: BatchRun) -> None:
+    server = Server()
+    async with BatchClient(URL, " key\r\n", transport=httpx.MockTransport(server)) as client:
+        await job.go(client, Silence())
+    assert {each.headers["authorization"] for each in server.requests} == {"Bearer key"}
+
+
+@pytest.mark.parametrize("key", ["sec\nret", "sécret", "sec\x00ret"])
+def test_a_key_that_no_header_can_hold_is_refused_and_not_shown(key: str) -> None:
+    with pytest.raises(UsageError, match="visible ASCII characters only") as caught:
+        BatchClient(URL, key)
+    assert "ret" not in str(caught.value)
+
+
 @pytest.mark.parametrize("start", ["", "\n\r\n", "\ufeff"])
 def test_the_endpoint_is_that_of_the_first_request(tmp_path: Path, start: str) -> None:
     source = tmp_path / "in.jsonl"

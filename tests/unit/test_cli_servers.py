@@ -202,8 +202,28 @@ def test_check_tries_every_server_of_the_file(
     status, lines = checked(capsys, path)
     assert status == 1
     assert f"✗ Settings      {path}: [models.llama-3] needs upstream." in lines[0]
-    assert "has no key 'upstreams'; did you mean 'upstream'?" in lines[0]
+    assert lines[0].endswith("has no key 'upstreams'; did you mean 'upstream'?")
     assert lines[1] == "✗ Model server  Not tried: its settings are wrong."
+
+
+def test_check_says_what_is_not_needed_for_up(
+    server: ModelsServer,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OVERNIGHT_CONFIG", "")
+    monkeypatch.setenv("WELL_KEY", "k")
+    monkeypatch.delenv("OVERNIGHT_DATABASE_URL", raising=False)
+    monkeypatch.delenv("OVERNIGHT_REDIS_URL", raising=False)
+    path = tmp_path / "overnight.toml"
+    path.write_text(FILE.format(url=server.url))
+    status, lines = checked(capsys, path)
+    assert status == 1
+    hint = "! Settings      `overnight up` needs neither OVERNIGHT_DATABASE_URL nor "
+    assert [each for each in lines if each.startswith(hint)]
+    monkeypatch.setenv("OVERNIGHT_REDIS_URL", "redis://127.0.0.1:1/0")
+    assert not [each for each in checked(capsys, path)[1] if each.startswith(hint)]
 
 
 @pytest.fixture

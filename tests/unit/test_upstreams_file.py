@@ -309,6 +309,10 @@ A = f"[upstreams.vllm]\n{URL}\n"
         (f'default = "vlm"\n{A}', "default: there is no server 'vlm'; did you mean 'vllm'?"),
         (f'default = "zzz"\n{A}', "default: there is no server 'zzz'."),
         (f"default = 1\n{A}", "default: it must be a valid string."),
+        (
+            f'{A}[models.m]\nupstream = "vllm"\ndefault = "vllm"',
+            "[models.m] has no key 'default'; it belongs above the first table of the file.",
+        ),
         (f"{A}[models.m]\naliases = []", "[models.m] needs upstream."),
         (
             f'{A}[models.m]\nupstream = "vlllm"',
