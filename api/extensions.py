@@ -1,4 +1,7 @@
-"""What routes ask for by type on behalf of the extensions: a key, a filter, the body of a retry."""
+"""What routes ask for by type on behalf of the extensions: a key, a filter, the body of a retry.
+
+The routes are those of `api.routes.extensions`, and those of OpenAI's that take a key or a filter, too.
+"""
 
 import re
 from typing import Annotated, Any

@@ -1,4 +1,7 @@
-"""The bodies that are read by hand (in pieces; in strict JSON), as OpenAPI is told about them."""
+"""The bodies that are read by hand (in pieces; in strict JSON), as OpenAPI is told about them.
+
+Routes name them; `api.document` adds what else the document has.
+"""
 
 from typing import Any
 

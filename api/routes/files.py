@@ -11,7 +11,7 @@ from api.extensions import IdempotencyKeyDep
 from api.multipart import read_form
 from api.openapi import UPLOAD_FORM
 from api.params import ListFilesQuery
-from api.services import files, uploads
+from api.services import files, intake
 from models import wire
 
 router = APIRouter(prefix="/v1/files", tags=["files"])
@@ -27,7 +27,7 @@ async def upload_file(
 ) -> wire.File:
     """Upload a file."""
     form = read_form(request, max_file_bytes=settings.max_bytes_of(None))
-    return await uploads.upload(
+    return await intake.upload(
         database, caller, form=form, settings=settings, idempotency_key=idempotency_key
     )
 

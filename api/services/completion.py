@@ -17,8 +17,8 @@ from sqlalchemy.types import BigInteger, Text
 
 from api.params import CompleteUpload
 from api.services.first_line import FirstLine
+from api.services.intake import discard, life_of
 from api.services.multipart_uploads import IS_PENDING, find
-from api.services.uploads import discard, life_of
 from api.settings import ApiSettings
 from models import File, MultipartUpload, UploadPart, storage, wire
 from models.database import Database

@@ -1,4 +1,5 @@
-"""Uploads in parts: announce a file, take its parts in any order and several at a time, cancel it.
+"""Uploads in parts (`/v1/uploads`): announce a file, take its parts in any order and several at a time,
+cancel it.
 
 Promises: a part goes through in pieces, and counts once it is whole; what was begun and came to nothing
 is removed, by the sweep if need be; no connection to the database is held while the client takes its
@@ -15,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from api.grammar import unknown_parameter
 from api.multipart import Part
 from api.params import CreateUpload
-from api.services.uploads import discard, tidy
+from api.services.intake import discard, tidy
 from api.settings import ApiSettings
 from models import File, MultipartUpload, UploadPart, wire
 from models.database import Database

@@ -19,7 +19,7 @@ from api.bell import Bell, ring
 from api.params import RetryBatch
 from api.services import batches
 from api.services.idempotency import AlreadyMade, Ticket, claim_key, find_made, ticket_for
-from api.services.uploads import discard
+from api.services.intake import discard
 from api.settings import ApiSettings
 from models import Batch, File, wire
 from models.database import Database

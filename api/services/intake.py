@@ -1,4 +1,4 @@
-"""Taking in a file: from the parts of a form to a published file, or to nothing at all.
+"""Taking in a file (`POST /v1/files`): from the parts of a form to a published file, or to nothing at all.
 
 Promises: the file's bytes go through in pieces; it is refused as soon as it is known to be unfit;
 what was begun and not published is removed; no connection to the database is held while the client
