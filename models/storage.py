@@ -200,6 +200,8 @@ async def read_range(
                 yield raw
     finally:
         fetching.cancel()
+        # Joined, so that its connection is back in the pool before the reader goes on.
+        await asyncio.gather(fetching, return_exceptions=True)
 
 
 async def _fetch(

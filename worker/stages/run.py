@@ -135,6 +135,7 @@ class ShardRun:
         finally:
             for watch in watches:
                 watch.cancel()
+            await asyncio.gather(*watches, return_exceptions=True)
             for timer in self._timers:
                 timer.cancel()
         if not self._feeder.cancelled():
