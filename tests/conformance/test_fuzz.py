@@ -4,6 +4,7 @@ No answer may be a 5xx, of a status, form or content type that the document does
 document does not allow must be refused. The requests are the same in every run.
 """
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -51,7 +52,8 @@ _CHECKS = [
     response_headers_conformance,
     response_schema_conformance,
 ]
-_EXAMPLES = 8
+# For each operation and kind of data; a longer look: FUZZ_EXAMPLES=100 pytest --timeout 0 …
+_EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "8"))
 _RUNS = [
     pytest.param(tag["name"], mode, id=f"{tag['name']}, {mode.value} data")
     for tag in TAGS
