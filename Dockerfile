@@ -9,9 +9,11 @@ ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=igno
 RUN python -m venv --without-pip /opt/overnight
 WORKDIR /src
 # The requirements first: they change seldom, and this layer is the slow one.
-COPY requirements/build.txt requirements/runtime.txt requirements/
+COPY requirements/build.txt requirements/runtime.txt requirements/tracing.txt requirements/
+# `--build-arg REQUIREMENTS=tracing` adds what sends traces (docs/observability.md).
+ARG REQUIREMENTS=runtime
 RUN pip install --require-hashes -r requirements/build.txt \
-    && pip --python /opt/overnight/bin/python install --require-hashes -r requirements/runtime.txt
+    && pip --python /opt/overnight/bin/python install --require-hashes -r requirements/${REQUIREMENTS}.txt
 COPY . .
 RUN python -m hatchling build -t wheel -d /dist \
     && pip --python /opt/overnight/bin/python install --no-deps --no-index /dist/overnight-*.whl

@@ -8,7 +8,7 @@ PYTHON_CODE := api benchmarks cli migrations models tests worker
 SOURCES = $(wildcard $(PYTHON_CODE))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test lint types format bench test-clients conformance compatibility compose-test migrate revision requirements clean
+.PHONY: help setup demo up test lint audit sbom docs types format bench chaos test-clients conformance compatibility compose-test migrate revision requirements clean
 .SILENT: help setup demo up clean
 
 help: ## list these commands
@@ -27,14 +27,33 @@ demo: setup-demo ## run 1,000 requests as a batch on this machine, start to end,
 up: setup-demo ## start everything on this machine (OVERNIGHT_UPSTREAM_URL names your model server)
 	exec $(BIN)/overnight up
 
-test: setup ## lint, types, import contracts, then every test
+test: setup ## lint, types, import contracts, and every test beside them
+	@$(MAKE) --no-print-directory -j 2 checks every-test
+
+.PHONY: checks every-test
+checks:
 	@$(MAKE) --no-print-directory lint types
+
+every-test:
 	$(BIN)/pytest -n auto
 
 lint: setup ## ruff (rules and formatting) and the import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-logo --no-cache
+
+audit: setup ## ask for known vulnerabilities of every pinned package (needs the network)
+	$(BIN)/pip-audit --strict --disable-pip --require-hashes --progress-spinner off --desc off \
+		-r requirements/dev.txt
+
+sbom: setup ## write build/sbom.cdx.json (CycloneDX 1.6): what the image and the wheel stand on
+	@mkdir -p build
+	$(BIN)/python -W ignore::UserWarning -m cyclonedx_py requirements requirements/runtime.txt \
+		--pyproject pyproject.toml --spec-version 1.6 --output-reproducible --validate \
+		--short-PURLs --output-file build/sbom.cdx.json
+
+docs: setup ## build the documentation as a site, build/site; a link that leads nowhere is an error
+	scripts/build-docs.sh
 
 types: setup ## mypy, strict
 	$(BIN)/mypy
@@ -43,8 +62,12 @@ format: setup ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: setup ## measure; prints the table of docs/performance.md
-	$(BIN)/python -m benchmarks.run
+bench: setup ## measure, beside other engines, and write docs/performance.md (an hour; SCENARIOS="NAME ..." REPEAT=1)
+	$(BIN)/python -m benchmarks.run --repeat $(or $(REPEAT),3) $(SCENARIOS)
+
+chaos: setup ## random faults at random moments, each run audited (RUNS=300 LINES=2000 SEED=7 ONLY=NAME,... PROCESSES=2)
+	$(BIN)/python -W ignore::UserWarning -m tests.chaos.run --runs $(or $(RUNS),60) --lines $(or $(LINES),2000) \
+	  --processes $(or $(PROCESSES),2) $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only $(ONLY))
 
 test-clients: setup ## run every client that is known to work, each in its own environment (CLIENTS="NAME ...")
 	$(BIN)/python -m tests.clients.run $(CLIENTS)

@@ -29,8 +29,14 @@ class Bell(Protocol):
     def broker_answers(self) -> bool:
         """Whether the broker can be reached."""
 
-    def workers_answer(self) -> bool:
-        """Whether at least one worker answers."""
+    def workers_answer(self, queue: str) -> bool:
+        """Whether at least one worker of a queue answers."""
+
+    def has_been_swept(self) -> bool:
+        """Whether everything was looked over in the last half minute."""
+
+    def told_of_workers(self) -> list[bytes]:
+        """What the workers' processes told of themselves in the last ten seconds."""
 
     def close(self) -> None:
         """Close the connections."""

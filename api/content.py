@@ -1,11 +1,12 @@
 """A file's content as an HTTP answer: whole or one byte range (RFC 9110), streamed.
 
 Promises: the announced length is what is sent; several ranges, or a unit other than bytes, get the
-whole file; a file name of any letters is safe in a header.
+whole file; a file name of any letters is safe in a header; a client that stalls holds little memory.
 """
 
+import asyncio
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from urllib.parse import quote
 
@@ -15,6 +16,7 @@ from starlette.exceptions import HTTPException
 
 from models import File
 
+_PATIENCE_SECONDS = 1.0
 _ONE_RANGE = re.compile(r"bytes\s*=\s*([0-9]{0,18})\s*-\s*([0-9]{0,18})", re.ASCII | re.IGNORECASE)
 _PLAIN = re.compile(r"[^A-Za-z0-9._ -]", re.ASCII)
 
@@ -62,7 +64,7 @@ def content_disposition(filename: str) -> str:
 
 
 def content_response(
-    request: Request, file: File, read: Callable[[int, int], AsyncIterator[bytes]]
+    request: Request, file: File, read: Callable[[int, int], AsyncGenerator[bytes]]
 ) -> Response:
     """The answer to GET or HEAD; `read` yields the bytes between two positions.
 
@@ -91,4 +93,41 @@ def content_response(
     status, kind = (200 if span is None else 206), "application/octet-stream"
     if request.method == "HEAD":
         return Response(None, status, headers, kind)
-    return StreamingResponse(read(start, stop), status, headers, kind)
+    return StreamingResponse(let_go_while_stalled(read, start, stop), status, headers, kind)
+
+
+async def let_go_while_stalled(
+    read: Callable[[int, int], AsyncGenerator[bytes]],
+    start: int,
+    stop: int,
+    *,
+    patience_seconds: float = _PATIENCE_SECONDS,
+) -> AsyncGenerator[bytes]:
+    """The bytes between two positions; what was read ahead is forgotten while the client takes none.
+
+    It is read again when the client goes on, so that those who stall, however many, hold little memory.
+    """
+    loop = asyncio.get_running_loop()
+    position = start
+    while position < stop:
+        pieces = read(position, stop)
+        letting_go: list[asyncio.Task[None]] = []
+        try:
+            async for piece in pieces:
+                position += len(piece)
+                timer = loop.call_later(patience_seconds, _let_go, pieces, letting_go)
+                try:
+                    yield piece
+                finally:
+                    timer.cancel()
+                if letting_go:
+                    break
+            else:
+                return
+        finally:
+            await asyncio.gather(*letting_go)
+            await pieces.aclose()
+
+
+def _let_go(pieces: AsyncGenerator[bytes], letting_go: list[asyncio.Task[None]]) -> None:
+    letting_go.append(asyncio.get_running_loop().create_task(pieces.aclose()))

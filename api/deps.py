@@ -19,6 +19,8 @@ from api.params import (
     validate_body,
 )
 from api.services.models import ModelCatalog
+from api.services.polls import Polls
+from api.services.upload_slots import UploadSlots
 from api.settings import ApiSettings
 from models.database import Database
 from models.receiver import Receiver
@@ -36,6 +38,8 @@ DatabaseDep = Annotated[Database, Depends(_from_state("database"))]
 SettingsDep = Annotated[ApiSettings, Depends(_from_state("settings"))]
 BellDep = Annotated[Bell, Depends(_from_state("bell"))]
 ReceiverDep = Annotated[Receiver, Depends(_from_state("receiver"))]
+UploadSlotsDep = Annotated[UploadSlots, Depends(_from_state("upload_slots"))]
+PollsDep = Annotated[Polls, Depends(_from_state("polls"))]
 ModelCatalogDep = Annotated[ModelCatalog, Depends(_from_state("model_catalog"))]
 
 

@@ -25,13 +25,13 @@ TAGS: Sequence[Mapping[str, str]] = (
 )
 _BODY = (400, 408, 413)
 REFUSED_WITH: Mapping[str, Sequence[int]] = {
-    "upload_file": (400, 408, 409),
+    "upload_file": (400, 408, 409, 429),
     "list_files": (400,),
     "get_file": (404,),
     "delete_file": (404,),
     "get_file_content": (400, 404, 416),
     "create_upload": _BODY,
-    "add_upload_part": (400, 404, 408),
+    "add_upload_part": (400, 404, 408, 429),
     "complete_upload": (*_BODY, 404),
     "cancel_upload": (400, 404),
     "create_batch": (*_BODY, 409, 429),
@@ -44,6 +44,11 @@ REFUSED_WITH: Mapping[str, Sequence[int]] = {
     "get_batch_progress": (404,),
     "get_batch_output": (400, 404),
     "get_batch_errors": (400, 404),
+    "stream_events": (),
+    "get_batch_history": (404,),
+    "get_batch_failures": (404,),
+    "get_batch_line": (400, 404),
+    "list_workers": (403,),
     "list_models": (),
     "get_model": (404,),
     "create_webhook_endpoint": _BODY,

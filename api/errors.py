@@ -41,6 +41,10 @@ class Unauthorized(Exception):
         self.code = code
 
 
+class ForeignPage(Exception):
+    """A browser's session, used by a page that is not the dashboard."""
+
+
 @dataclass(frozen=True, slots=True)
 class Shape:
     """How an error looks from outside; `message` replaces its own words where those are for us."""
@@ -59,6 +63,8 @@ _AWAY = Shape(503, type="server_error", headers={"retry-after": str(RETRY_AFTER_
 SHAPES: Mapping[type[Exception], Shape] = {
     errors.FileNotFound: Shape(404, param="id"),
     errors.BatchNotFound: Shape(404),
+    errors.BatchLineNotFound: Shape(404, param="line"),
+    errors.OperatorOnly: Shape(403, code="operator_only"),
     errors.UploadNotFound: Shape(404, param="id"),
     errors.ModelNotFound: Shape(404, code="model_not_found", param="model"),
     errors.WebhookEndpointNotFound: Shape(404),
@@ -80,11 +86,14 @@ SHAPES: Mapping[type[Exception], Shape] = {
     errors.NotJsonLines: Shape(400),
     errors.StorageLimitReached: Shape(400, code="storage_limit_exceeded"),
     errors.BatchRateReached: Shape(429, type="requests", code="rate_limit_exceeded"),
+    errors.TooManyUploads: Shape(429, type="requests", code="rate_limit_exceeded"),
+    errors.BatchHopeless: Shape(429, type="requests", code="rate_limit_exceeded"),
     errors.PurposeNotReadable: Shape(400),
     errors.InputUnreadable: _BROKEN,
     errors.LeaseLost: _BROKEN,
     errors.EnqueuedLimitReached: _BROKEN,
     errors.Unavailable: _AWAY,
+    ForeignPage: Shape(403, code="foreign_page"),
     Unauthorized: Shape(401, headers={"www-authenticate": 'Bearer realm="Overnight"'}),
 }
 
@@ -174,6 +183,7 @@ def install(app: FastAPI) -> None:
     """Teach the application to answer every refusal with the envelope."""
     app.add_exception_handler(errors.OvernightError, _on_domain_error)
     app.add_exception_handler(Unauthorized, _on_domain_error)
+    app.add_exception_handler(ForeignPage, _on_domain_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(HTTPException, _on_http_error)
 

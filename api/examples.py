@@ -113,6 +113,78 @@ ANSWERS: Mapping[str, Any] = {
         "forecast_end_at": _CREATED + 84,
         "forecast_in_window": True,
     },
+    "BatchHistory": {
+        "object": "batch.history",
+        "batch_id": _BATCH_ID,
+        "begins_at": _CREATED + 1.25,
+        "interval_seconds": 1.0,
+        "points": [
+            {
+                "completed": 21,
+                "failed": 1,
+                "latency_p50": 0.61,
+                "latency_p95": 1.45,
+                "in_flight": 15.8,
+            }
+        ],
+        "slowest": [{"line": 17, "seconds": 2.113, "succeeded": True}],
+    },
+    "BatchFailures": {
+        "object": "batch.failures",
+        "batch_id": _BATCH_ID,
+        "lines_read": 1,
+        "is_whole": True,
+        "data": [
+            {
+                "code": "context_length_exceeded",
+                "status_code": 400,
+                "message": "This model's maximum context length is 8192 tokens.",
+                "count": 1,
+                "examples": [{"line": 7, "custom_id": "request-7"}],
+            }
+        ],
+    },
+    "BatchLine": {
+        "object": "batch.line",
+        "batch_id": _BATCH_ID,
+        "line": 1,
+        "request": '{"custom_id": "request-1", "method": "POST", "url": "/v1/embeddings"}',
+        "request_is_cut": False,
+        "answer": None,
+        "answer_is_cut": False,
+        "succeeded": None,
+        "seconds": None,
+    },
+    "WorkerList": {
+        "object": "list",
+        "data": [
+            {
+                "name": "host-1:4711:0b7c2f9e",
+                "kind": "run",
+                "in_flight": 64,
+                "room": 512,
+                "shards": 3,
+                "up_seconds": 5120.4,
+                "is_draining": False,
+            }
+        ],
+        "upstreams": [
+            {
+                "server": "default",
+                "model": "",
+                "workers": 1,
+                "in_flight": 64,
+                "waiting": 700,
+                "limit": 64,
+                "breaker": "closed",
+                "paused_seconds": 0.0,
+                "succeeded": 128_000,
+                "refused": 12,
+                "failed": 3,
+                "mean_latency_seconds": 0.82,
+            }
+        ],
+    },
     "Upload": _UPLOAD,
     "UploadPart": {
         "id": _PART_ID,
@@ -142,7 +214,15 @@ ANSWERS: Mapping[str, Any] = {
         "object": "list",
         "data": ["batch.completed", "batch.failed", "batch.expired", "batch.cancelled"],
     },
-    "Readiness": {"status": "ready", "database": "ok", "broker": "ok", "workers": "ok"},
+    "Readiness": {
+        "status": "ready",
+        "database": "ok",
+        "broker": "ok",
+        "workers": "ok",
+        "control_workers": "ok",
+        "run_workers": "ok",
+        "sweep": "ok",
+    },
 }
 """By the name of the answer's schema."""
 
@@ -156,7 +236,7 @@ CONTENTS: Mapping[str, Any] = {
     "get_batch_output": _LINE,
     "get_batch_errors": _LINE,
     "healthz": {"status": "ok"},
-    "root": {"name": "Overnight", "api": "/v1", "documentation": "/docs"},
+    "stream_events": "event: hello\ndata: {}\n\n",
 }
 """Answers that have no schema of their own, by the name of the route."""
 
@@ -199,6 +279,7 @@ PARAMETERS: Mapping[str, tuple[str, Any]] = {
     "order": ("By the time of creation.", "desc"),
     "purpose": ("Only files of this purpose.", "batch"),
     "offset": ("So many lines at the beginning are left out, while the batch runs.", 0),
+    "line": ("The number of a line of the input, from 1.", 1),
     "status": ("Only batches in one of these statuses.", ["completed"]),
     "metadata": ("Only batches with all these pairs in their metadata.", {"job": "nightly"}),
     "Idempotency-Key": ("Makes the request safe to repeat.", "nightly-2026-11-23"),
@@ -217,6 +298,13 @@ def _refusal(
 
 
 REFUSALS: Mapping[int, tuple[str, Any]] = {
+    403: (
+        "Only keys of the operator's project may.",
+        _refusal(
+            "This is only for API keys of the project 'default', the operator's.",
+            code="operator_only",
+        ),
+    ),
     400: (
         "The request is not right; the message says what is not.",
         _refusal(

@@ -2,21 +2,25 @@
 
 Promises: every answer has its `x-request-id`; no error leaves without the envelope; a client that is
 still sending when its answer is ready can read that answer; a client that falls silent in
-mid-request is cut off.
+mid-request, or sends too slowly, is cut off. (`api.protocol` does so while it reads a head or an answer.)
 """
 
 import asyncio
 import logging
+import math
 import time
 import uuid
+from dataclasses import dataclass
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.counting import count_request, route_of, traced_request
 from api.errors import request_id_of, unexpected
 from models.ids import ORGANIZATION_ID
+from models.logline import bound_ids
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +32,7 @@ _LINGER_SILENCE_SECONDS = 5.0
 
 
 class Stamp:
-    """Gives each request its id, and each answer the headers that OpenAI's answers have."""
+    """Gives each request its id, each answer the headers that OpenAI's answers have, and counts both."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -42,9 +46,12 @@ class Stamp:
         request_id = f"req_{uuid.uuid4().hex}"
         scope.setdefault("state", {})["request_id"] = request_id
         echoed = _client_request_id(Headers(scope=scope))
+        status = 0
 
         async def send_stamped(message: Message) -> None:
             if message["type"] == "http.response.start":
+                nonlocal status
+                status = message["status"]
                 headers = MutableHeaders(scope=message)
                 headers["x-request-id"] = request_id
                 headers["openai-version"] = "2020-10-01"
@@ -55,7 +62,13 @@ class Stamp:
                     headers[_CLIENT_REQUEST_ID] = echoed
             await send(message)
 
-        await self.app(scope, receive, send_stamped)
+        try:
+            with bound_ids(request=request_id), traced_request(scope) as traced:
+                await self.app(scope, receive, send_stamped)
+                traced.rename(f"{scope['method']} {route_of(scope)}")
+                traced.tell_answer(status, "server_error" if status >= 500 else "")
+        finally:
+            count_request(scope, status, time.perf_counter() - began)
 
 
 def _client_request_id(headers: Headers) -> str | None:
@@ -63,6 +76,20 @@ def _client_request_id(headers: Headers) -> str | None:
     name = headers.get(_CLIENT_REQUEST_ID)
     is_fit = name is not None and len(name) <= _MAX_NAME and name.isascii() and name.isprintable()
     return name if is_fit else None
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How slow a client may be with its request."""
+
+    silence_seconds: float
+    min_bytes_per_second: float
+
+    def seconds_for(self, received_bytes: int) -> float:
+        """How long it may take over so many bytes and what comes next."""
+        if not self.min_bytes_per_second:
+            return math.inf
+        return self.silence_seconds + received_bytes / self.min_bytes_per_second
 
 
 class Linger:
@@ -73,27 +100,27 @@ class Linger:
     does the answer end.
     """
 
-    def __init__(self, app: ASGIApp, silence_seconds: float) -> None:
+    def __init__(self, app: ASGIApp, pace: Pace) -> None:
         self.app = app
-        self.silence_seconds = silence_seconds
+        self.pace = pace
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, with its body watched."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        body = _WatchedBody(Headers(scope=scope), receive, send, self.silence_seconds)
+        body = _WatchedBody(Headers(scope=scope), receive, send, self.pace)
         await self.app(scope, body.receive, body.send)
 
 
 class _WatchedBody:
     """Knows whether the client is still sending its request."""
 
-    def __init__(
-        self, headers: Headers, receive: Receive, send: Send, silence_seconds: float
-    ) -> None:
+    def __init__(self, headers: Headers, receive: Receive, send: Send, pace: Pace) -> None:
         self._receive, self._send = receive, send
-        self._silence_seconds = silence_seconds
+        self._pace = pace
+        self._received_bytes = 0
+        self._waited_seconds = 0.0
         has_length = headers.get("content-length", "0") != "0"
         self._is_unread = has_length or "transfer-encoding" in headers
         # Such a client sends nothing before it is told to go on, and reading would tell it.
@@ -103,12 +130,24 @@ class _WatchedBody:
         if not self._is_unread:
             return await self._receive()
         self._asks_first = False
+        silence_seconds = self._pace.silence_seconds
+        left_seconds = self._pace.seconds_for(self._received_bytes) - self._waited_seconds
+        began = time.monotonic()
         try:
-            return await self._read(self._silence_seconds)
+            message = await self._read(max(0, min(silence_seconds, left_seconds)))
         except TimeoutError:
             self._is_unread = False
-            detail = f"The request's body did not arrive: {self._silence_seconds:g} s of silence."
+            detail = f"The request's body did not arrive: {silence_seconds:g} s of silence."
+            if left_seconds < silence_seconds:
+                least = f"{self._pace.min_bytes_per_second:g}"
+                detail = (
+                    f"The request's body arrived too slowly: at less than {least} bytes a second."
+                )
             raise HTTPException(408, detail, {"connection": "close"}) from None
+        # Only waiting for the client counts, not what is done with what it sends.
+        self._waited_seconds += time.monotonic() - began
+        self._received_bytes += len(message.get("body", b""))
+        return message
 
     async def send(self, message: Message) -> None:
         begins = message["type"] == "http.response.start"

@@ -74,6 +74,12 @@ class ApiSettings(BaseSettings):
         description="Most batches that a project may create in an hour, unless it has a limit of its"
         " own; 0 is no limit.",
     )
+    refuse_hopeless: bool = Field(
+        default=False,
+        description="Refuse a batch (429) if at the rate seen lately the lines before it alone, of its"
+        " model and over all projects, take longer than its window"
+        " ([extensions](extensions.md#hopeless-batches)).",
+    )
     file_retention_days: float = Field(
         default=30,
         gt=0,
@@ -92,7 +98,31 @@ class ApiSettings(BaseSettings):
     client_silence_seconds: float = Field(
         default=60,
         gt=0,
-        description="A client that is silent for so long in mid-request is cut off.",
+        description="A client that for so long sends nothing of its request, or takes nothing of its"
+        " answer, is cut off; also the time that there is for a request's head.",
+    )
+    client_min_bytes_per_second: float = Field(
+        default=500,
+        ge=0,
+        description="A client whose request, over all and after the time above, arrives more slowly is cut"
+        " off; 0 is no limit.",
+    )
+    max_uploads_at_once: int = Field(
+        default=100,
+        ge=0,
+        description="Most uploads (files and parts of files) that a project may have under way in one"
+        " process of the API; 0 is no limit.",
+    )
+    dashboard: bool = Field(
+        default=True,
+        description="Serve the [dashboard](dashboard.md) at `/`. Without it `/` says in JSON what this is,"
+        " and no session of a browser is accepted.",
+    )
+    dashboard_session_hours: float = Field(
+        default=24,
+        gt=0,
+        le=24 * 365,
+        description="Life of a browser's session; then the dashboard asks for the key again.",
     )
 
     def accepted_keys(self) -> list[str]:

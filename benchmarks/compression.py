@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 import zstandard
 
-from benchmarks.bare_loop import IN_FLIGHT, run_lines
 from benchmarks.inputs import write_input
+from benchmarks.yardsticks.bare_loop import IN_FLIGHT, run_lines
 from cli.simulator import SimulatorSettings, simulated_server
 from models.storage import CHUNK_BYTES
 

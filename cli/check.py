@@ -8,7 +8,7 @@ import difflib
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import redis
 import typer
@@ -18,9 +18,17 @@ from pydantic_settings import BaseSettings
 from api.settings import ApiSettings
 from cli.config import CONFIG_VARIABLE, ConfigOption
 from cli.console import CommandError, explain_settings
+from cli.limits import say_limits
 from cli.revision import current_revision, newest_revision
+from cli.tables import AsJson, show_json
 from cli.trial import some, try_server
-from models.settings import BrokerSettings, DatabaseSettings, UpstreamSettings, WebhookSettings
+from models.settings import (
+    BrokerSettings,
+    DatabaseSettings,
+    MetricsSettings,
+    UpstreamSettings,
+    WebhookSettings,
+)
 from models.upstreams import ModelServer
 from worker.settings import ControlSettings, NotifySettings, RunSettings, ValidateSettings
 
@@ -37,11 +45,12 @@ _SETTINGS: tuple[type[BaseSettings], ...] = (
     ControlSettings,
     WebhookSettings,
     NotifySettings,
+    MetricsSettings,
 )
 _PREFIX = "OVERNIGHT_"
 # What no settings class reads: what the commands do, and what docker-compose.yml reads from the same
 # .env file that it hands to the containers.
-_OTHER_NAMES = frozenset({"DATA_DIR", "HOST", "LOG_LEVEL", "PORT"})
+_OTHER_NAMES = frozenset({"DATA_DIR", "HOST", "LOG_FORMAT", "LOG_LEVEL", "PORT"})
 _NAMES_OF_COMPOSE = frozenset({"BIND", "ENV_FILE", "STOP_GRACE", "VERSION"})
 
 
@@ -52,22 +61,36 @@ class Finding(NamedTuple):
     words: str
     is_wrong: bool = False
 
+    def as_object(self) -> dict[str, Any]:
+        """For scripts; `overnight doctor` has the same form."""
+        return {"name": self.name, "ok": not self.is_wrong, "words": self.words}
 
-def check(config: ConfigOption = None) -> None:
+
+def check(config: ConfigOption = None, *, as_json: AsJson = False) -> None:
     """Try the settings, the database, the broker and the model servers."""
     if config is not None:
         os.environ[CONFIG_VARIABLE] = str(config)
-    wrong = 0
-    for finding in _findings():
-        wrong += finding.is_wrong
-        typer.echo(f"{'✗' if finding.is_wrong else '✓'} {finding.name:<13} {finding.words}")
-    for warning in [*_unknown_variables(), *_unused(), *_not_needed()]:
-        typer.echo(f"! {'Settings':<13} {warning}")
-    if wrong:
+    found = []
+    for finding in findings():
+        found.append(finding)
+        if not as_json:
+            typer.echo(f"{'✗' if finding.is_wrong else '✓'} {finding.name:<13} {finding.words}")
+    warnings = [*_unknown_variables(), *_unused(), *_not_needed()]
+    if as_json:
+        show_json([each.as_object() for each in found] + [_as_object(each) for each in warnings])
+    else:
+        for warning in warnings:
+            typer.echo(f"! {'Settings':<13} {warning}")
+    if any(each.is_wrong for each in found):
         raise typer.Exit(1)
 
 
-def _findings() -> Iterator[Finding]:
+def _as_object(warning: str) -> dict[str, Any]:
+    return {"name": "Settings", "ok": True, "words": warning, "warning": True}
+
+
+def findings() -> Iterator[Finding]:
+    """Try everything; what each trial found."""
     checks: tuple[tuple[str, Callable[[], str]], ...] = (
         ("Settings", _check_settings),
         ("Database", _check_database),
@@ -89,8 +112,9 @@ def _findings() -> Iterator[Finding]:
 def _unused() -> Iterator[str]:
     """What is set and has no effect."""
     if os.environ.get(CONFIG_VARIABLE, "").strip():
-        for name in ("OVERNIGHT_UPSTREAM_URL", "OVERNIGHT_UPSTREAM_API_KEY"):
-            if os.environ.get(name):
+        for field in UpstreamSettings.model_fields:
+            name = f"{_PREFIX}{field.upper()}"
+            if field.startswith("upstream_") and os.environ.get(name):
                 yield f"{name} is not used: {CONFIG_VARIABLE} names a file of model servers, and it wins."
 
 
@@ -187,7 +211,8 @@ def _try_servers() -> Iterator[Finding]:
             else f"api_key_env or api_key_file in [upstreams.{server.name}]"
         )
         try:
-            return Finding(name, title + try_server(server, upstreams, place_for_key=place))
+            answer = try_server(server, upstreams, place_for_key=place)
+            return Finding(name, f"{title}{answer}{say_limits(server, upstreams)}")
         except CommandError as error:
             return Finding(name, f"{title}{error}", is_wrong=True)
 

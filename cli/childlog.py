@@ -19,7 +19,7 @@ _MOST_COMPLAINTS = 1000
 
 # The first word of this kind in a line is its level; the text after it may say anything.
 _LEVEL = re.compile(
-    r"\b(DEBUG|INFO|LOG|NOTICE|WARNING|ERROR|CRITICAL|FATAL|PANIC)\b(?=[:/ \]])",
+    r"\b(DEBUG|INFO|LOG|NOTICE|WARNING|ERROR|CRITICAL|FATAL|PANIC)\b(?=[:/ \]\"])",
 )
 # What makes two lines of the same complaint different: times, process and task ids, counts.
 _VARIABLE = re.compile(r"[0-9a-f]*[0-9][0-9a-f-]*")

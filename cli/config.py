@@ -53,6 +53,11 @@ def settle_config(
     servers = _read_servers(file)
     aside = "; the model server that is named by its URL is not used" if has_url else ""
     terminal.say(f"Model servers are those of {file}{aside}.")
+    for name, server in servers.items():
+        if server.active_hours is not None:
+            terminal.say(
+                f"Note: {name} is called in its active hours alone: {server.active_hours}."
+            )
     return ConfigFile(file, {name: each.url for name, each in servers.items()})
 
 

@@ -7,21 +7,44 @@ Results go to standard output; everything said along the way goes to standard er
 import sys
 import threading
 from collections.abc import Iterator
+from enum import IntEnum
+from typing import Self
 
 import typer
 from pydantic import ValidationError
 
-FAILED = 1
-USAGE = 2
-INTERRUPTED = 130
-
 _NAME_WIDTH = 8
+
+
+class ExitStatus(IntEnum):
+    """What the end of any command means for scripts; `docs/cli.md` has them as a table."""
+
+    meaning: str
+
+    OK = 0, "All is well. Of a batch: every request succeeded."
+    FAILED = 1, "Something failed; the message says what, and what to do next."
+    USAGE = 2, "The command line or a setting is wrong; nothing was done."
+    SOME_FAILED = 3, "The batch completed, but some of its requests failed."
+    BATCH_FAILED = (
+        4,
+        "The file fails its check (`run`, `watch`, `validate`, `estimate`); nothing was run.",
+    )
+    EXPIRED = 5, "The batch expired before all of its requests were run."
+    CANCELLED = 6, "The batch was cancelled."
+    INTERRUPTED = 130, "Stopped by Ctrl-C; a batch that was created goes on."
+
+    def __new__(cls, number: int, meaning: str) -> Self:
+        """Make a number that also says what it means."""
+        status = int.__new__(cls, number)
+        status._value_ = number
+        status.meaning = meaning
+        return status
 
 
 class CommandError(Exception):
     """The command cannot go on; the message says why and what to do next."""
 
-    def __init__(self, message: str, *, status: int = FAILED) -> None:
+    def __init__(self, message: str, *, status: ExitStatus = ExitStatus.FAILED) -> None:
         super().__init__(message)
         self.status = status
 
@@ -30,7 +53,7 @@ class UsageError(CommandError):
     """Something given on the command line or in the environment is wrong."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(message, status=USAGE)
+        super().__init__(message, status=ExitStatus.USAGE)
 
 
 class Terminal:

@@ -77,6 +77,14 @@ class DataFolder:
         """Where each child's output is kept."""
         return self.path / "logs"
 
+    def empty_metrics(self) -> Path:
+        """Where the processes write their counts: without those of an earlier start."""
+        metrics = self.path / "metrics"
+        metrics.mkdir(mode=0o700, exist_ok=True)
+        for file in metrics.iterdir():
+            file.unlink()
+        return metrics
+
     @property
     def key_file(self) -> Path:
         """Where the key that was made here is kept."""

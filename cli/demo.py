@@ -19,12 +19,13 @@ from typing import Annotated, Any
 import typer
 
 from cli.address import settle_upstream
-from cli.batchrun import BatchRun
-from cli.client import BatchClient
-from cli.console import FAILED, INTERRUPTED, CommandError, Terminal, UsageError, is_terminal
+from cli.client.batchrun import BatchRun
+from cli.client.http import BatchClient
+from cli.client.outcome import summary
+from cli.client.pace import counts
+from cli.client.progress import Bar, Lines
+from cli.console import CommandError, ExitStatus, Terminal, UsageError, is_terminal
 from cli.engine import EngineOptions, running_engine
-from cli.progress import Bar, Lines, counts
-from cli.run import summary
 from cli.simulator.server import SimulatedServer
 from cli.simulator.settings import SimulatorSettings
 from cli.stopping import StopSignals
@@ -66,9 +67,9 @@ def demo(
     finished = asyncio.run(_show(terminal, upstream=url, model=model))
     if finished is None:
         typer.echo("Stopped; nothing was left behind.", err=True)
-        raise typer.Exit(INTERRUPTED)
+        raise typer.Exit(ExitStatus.INTERRUPTED)
     if not _is_success(finished):
-        raise typer.Exit(FAILED)
+        raise typer.Exit(ExitStatus.FAILED)
 
 
 def _is_success(batch: dict[str, Any]) -> bool:
@@ -82,8 +83,9 @@ async def _show(
     """Run the demonstration. Returns the batch at its end; nothing if it was cut short."""
     began = time.monotonic()
     kept = Path(tempfile.mkdtemp(prefix="overnight-demo-"))
+    source = kept / _EXAMPLE
     job = BatchRun(
-        source=kept / _EXAMPLE,
+        source=source,
         output=kept / "output.jsonl",
         errors=kept / "errors.jsonl",
         poll_seconds=0.25,
@@ -92,7 +94,7 @@ async def _show(
     limit = None if upstream else _SIMULATED_SECONDS
     signals = StopSignals(lambda: terminal.say("Stopping …"))
     with _removed_if_empty(kept), tempfile.TemporaryDirectory(prefix="overnight-") as data:
-        _write_input(job.source, model)
+        _write_input(source, model)
         async with (
             signals,
             _model_server(upstream) as upstream_url,
@@ -116,7 +118,7 @@ async def _show(
                     engine.base_url, engine.api_key, on_trouble=progress.say
                 ) as client:
                     await _go_within(limit, job.go(client, progress))
-        job.source.unlink()
+        source.unlink()
     if signals.received and not job.seconds:
         return None
     typer.echo(f"\n{summary(job)}")

@@ -96,6 +96,9 @@ async def running_engine(
                     # An empty one counts as not set.
                     OVERNIGHT_UPSTREAM_URL=options.upstream_url or "",
                     OVERNIGHT_CONFIG=str(options.config or ""),
+                    # The API tells what all of them count.
+                    OVERNIGHT_METRICS_FOLDER=str(folder.empty_metrics()),
+                    OVERNIGHT_METRICS_PORT="",
                 )
                 gate_fd, gate_held = os.pipe()
                 gate.callback(os.close, gate_fd)

@@ -11,21 +11,10 @@ import typer
 
 from api.services import keys as services
 from api.windows import parse_duration
-from cli.administration import (
-    AsJson,
-    DatabaseUrl,
-    DataDir,
-    on_database,
-    read_name,
-    read_project_name,
-    show_facts,
-    show_json,
-    show_moment,
-    show_table,
-    unix,
-)
+from cli.administration import DatabaseUrl, DataDir, on_database, read_name, read_project_name, unix
 from cli.console import CommandError, UsageError
 from cli.projects import found_or_made, must_find
+from cli.tables import AsJson, show_facts, show_json, show_moment, show_table
 from models.database import Database
 from models.project import ApiKey, Project
 
@@ -138,6 +127,7 @@ def revoke(
     key_id: Annotated[str, typer.Argument(metavar="ID", help="The key's id: key_….")],
     data_dir: DataDir = None,
     database_url: DatabaseUrl = None,
+    as_json: AsJson = False,
 ) -> None:
     """Let a key open nothing any more, at once and for good."""
     if key_id.startswith("sk-"):
@@ -153,6 +143,9 @@ def revoke(
     revoked = on_database(work, data_dir=data_dir, database_url=database_url)
     if revoked is None:
         raise CommandError(f"No key has the id {key_id[:64]!a}: `overnight keys list` shows them.")
+    if as_json:
+        show_json({"id": revoked.id, "state": "revoked", "revoked_at": unix(revoked.revoked_at)})
+        return
     typer.echo(f"{revoked.id} is revoked since {show_moment(revoked.revoked_at, '')}.")
 
 

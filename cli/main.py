@@ -1,9 +1,7 @@
 """The `overnight` command.
 
-Exit statuses, for every command: 0 all is well; 1 something failed, the message says what; 2 the
-command line or a setting is wrong; 130 stopped by Ctrl-C. `overnight run` has some more.
-
-Promises: a person's mistake is answered by a sentence with what to do next, never by a traceback.
+Promises: every command ends with a status of `ExitStatus`; a person's mistake is answered by a
+sentence with what to do next, never by a traceback.
 Each command's code is imported only when that command is called: Celery alone takes a second.
 """
 
@@ -17,9 +15,10 @@ import typer
 from pydantic import ValidationError
 from typer.core import TyperCommand, TyperGroup
 
-from cli.console import INTERRUPTED, USAGE, CommandError, explain_settings
+from cli.console import CommandError, ExitStatus, explain_settings
 
 _START = "Start here"
+_BATCHES = "Batches, on this machine or any other"
 _TENANTS = "Who may use it"
 _PROCESSES = "The single processes (compose, Kubernetes)"
 
@@ -37,10 +36,29 @@ COMMANDS = {
         "cli.up", _START, "Start everything on this machine and keep it running until Ctrl-C."
     ),
     "demo": _Place("cli.demo", _START, "Run 1,000 requests as a batch, from upload to results."),
-    "run": _Place("cli.run", _START, "Run a file of requests as a batch and download the results."),
+    "run": _Place(
+        "cli.client.run", _START, "Run files of requests as batches and download the results."
+    ),
+    "doctor": _Place("cli.doctor", _START, "Say what is wrong with a set-up, and how to mend it."),
     "simulate": _Place(
         "cli.simulate", _START, "Start a simulated model server, for trying things."
     ),
+    "validate": _Place(
+        "cli.client.validate", _BATCHES, "Check files of requests as the server would, without one."
+    ),
+    "estimate": _Place(
+        "cli.client.estimate",
+        _BATCHES,
+        "Estimate how much a file of requests is, and how long it takes.",
+    ),
+    "ls": _Place("cli.client.listing", _BATCHES, "List batches, newest first."),
+    "show": _Place("cli.client.listing", _BATCHES, "Show what is known of a batch."),
+    "watch": _Place("cli.client.watch", _BATCHES, "Show how batches go until they have ended."),
+    "results": _Place("cli.client.results", _BATCHES, "Print a batch's results."),
+    "cancel": _Place("cli.client.orders", _BATCHES, "Cancel a batch."),
+    "pause": _Place("cli.client.orders", _BATCHES, "Pause a batch."),
+    "resume": _Place("cli.client.orders", _BATCHES, "Let a paused batch go on."),
+    "retry": _Place("cli.client.orders", _BATCHES, "Make a new batch of the requests that failed."),
     "keys": _Place("cli.keys", _TENANTS, "Make, list and revoke API keys; each opens one project."),
     "projects": _Place("cli.projects", _TENANTS, "Make, list, limit and archive projects."),
     "api": _Place("cli.processes.api", _PROCESSES, "Serve the HTTP API."),
@@ -70,6 +88,8 @@ class _CommandsOnCall(TyperGroup):
         return TyperCommand(cmd_name, help=place.summary, rich_help_panel=place.panel)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        # Where typer looks for what a misspelt name may have meant.
+        self.commands = {name: self.get_command(ctx, name) for name in COMMANDS}
         name, command, rest = super().resolve_command(ctx, args)
         if name in COMMANDS:
             command = load_command(name)
@@ -135,9 +155,9 @@ def main() -> None:
     except ValidationError as error:
         # A module that reads its settings while it is imported.
         typer.echo(f"overnight: {' '.join(explain_settings(error))}", err=True)
-        sys.exit(USAGE)
+        sys.exit(ExitStatus.USAGE)
     except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+        sys.exit(ExitStatus.INTERRUPTED)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from sqlalchemy.exc import DBAPIError
 from cli.console import CommandError
 from cli.processes.start import read_settings
 from cli.revision import current_revision, newest_revision, unreachable
+from cli.tables import AsJson, show_json
 from models.settings import DatabaseSettings
 
 
@@ -26,16 +27,19 @@ def migrate(
         bool,
         typer.Option("--show", help="Only say which revisions the database and the code have."),
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Bring the database to this version's schema."""
     url = read_settings(DatabaseSettings).database_url.get_secret_value()
     before = current_revision(url)
-    if show:
-        typer.echo(f"database: {before or 'empty'}\ncode:     {newest_revision()}")
-        return
-    upgrade(url)
+    if not show:
+        upgrade(url)
     after = current_revision(url)
-    if before == after:
+    if as_json:
+        show_json({"before": before, "database": after, "code": newest_revision()})
+    elif show:
+        typer.echo(f"database: {before or 'empty'}\ncode:     {newest_revision()}")
+    elif before == after:
         typer.echo(f"The database is up to date ({after}).")
     else:
         typer.echo(f"The database is now at {after} (before: {before or 'empty'}).")

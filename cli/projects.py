@@ -3,44 +3,44 @@
 Promises: nothing that belongs to a project is ever removed here; a limit counts from the next request.
 """
 
-import re
 from typing import Annotated, Any
 
 import typer
 
 from api.services import projects as services
-from cli.administration import (
-    AsJson,
-    DatabaseUrl,
-    DataDir,
-    on_database,
-    read_project_name,
-    show_facts,
-    show_json,
-    show_moment,
-    show_table,
-    unix,
-)
+from cli.administration import DatabaseUrl, DataDir, on_database, read_project_name, unix
 from cli.console import CommandError, UsageError
+from cli.projectlimits import (
+    LIMIT_WORDS,
+    limit_words,
+    own_limits,
+    read_limit,
+    read_weight,
+)
+from cli.tables import AsJson, show_facts, show_json, show_moment, show_table
 from models.database import Database
 from models.project import DEFAULT_PROJECT_PK, Project
 
 _ID_SIGN = "proj_"
-_UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
-_NUMBER = re.compile(r"([0-9]{1,19})(|[kmgt]b)", re.ASCII | re.IGNORECASE)
-_MOST = {"max_batches_per_hour": 2**31 - 1}
-_MOST_OF_OTHERS = 2**63 - 1
 
 projects = typer.Typer(
     help="Make, list, limit and archive projects.", no_args_is_help=True, add_completion=False
 )
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The project's name or id.")]
-_LIMIT_WORDS = "a number, `none` for no limit, or `default` for that of the settings."
+
+Weight = Annotated[
+    str | None,
+    typer.Option(
+        "--weight",
+        metavar="NUMBER",
+        help="Its share of the model servers beside other projects', in proportion (1 unless set).",
+    ),
+]
 
 
 def _limit_option(name: str, what: str) -> Any:
-    return typer.Option(f"--{name}", metavar="LIMIT", help=f"{what}: {_LIMIT_WORDS}")
+    return typer.Option(f"--{name}", metavar="LIMIT", help=f"{what}: {LIMIT_WORDS}")
 
 
 @projects.command("list")
@@ -53,7 +53,7 @@ def list_(
         show_json([_as_json(project) | {"active_keys": keys} for project, keys in found])
         return
     show_table(
-        ["NAME", "ID", "ACTIVE KEYS", "CREATED", "STATE", "OWN LIMITS"],
+        ["NAME", "ID", "ACTIVE KEYS", "CREATED", "STATE", "WEIGHT", "OWN LIMITS"],
         [
             (
                 project.name,
@@ -61,7 +61,8 @@ def list_(
                 str(keys),
                 show_moment(project.created_at, ""),
                 _state(project),
-                _own_limits(project),
+                f"{project.weight:g}",
+                own_limits(project),
             )
             for project, keys in found
         ],
@@ -71,21 +72,20 @@ def list_(
 @projects.command("create")
 def create(
     name: Name,
+    weight: Weight = None,
     data_dir: DataDir = None,
     database_url: DatabaseUrl = None,
     as_json: AsJson = False,
 ) -> None:
     """Make a project; one that is there already stays as it is."""
     asked = read_project_name(name)
+    values = {} if weight is None else {"weight": read_weight(weight)}
 
     async def work(database: Database) -> tuple[Project, bool]:
-        return await found_or_made(database, asked)
+        return await found_or_made(database, asked, **values)
 
     project, is_new = on_database(work, data_dir=data_dir, database_url=database_url)
-    if as_json:
-        show_json(_as_json(project))
-        return
-    typer.echo(f"{project.name} ({project.id}) {'is made' if is_new else 'was there already'}.")
+    _tell(project, "is made." if is_new else "was there already.", as_json=as_json)
 
 
 @projects.command("show")
@@ -120,13 +120,14 @@ def show(
         ("Id", project.id),
         ("State", _state(project)),
         ("Created", show_moment(project.created_at, "")),
+        ("Weight", f"{project.weight:g}"),
         (
             "Batches an hour",
-            f"{usage.batches_last_hour:,} of {_limit(project, 'max_batches_per_hour')}",
+            f"{usage.batches_last_hour:,} of {limit_words(project, 'max_batches_per_hour')}",
         ),
-        ("Stored bytes", f"{usage.stored_bytes:,} of {_limit(project, 'max_stored_bytes')}"),
-        ("Enqueued requests of a model", f"at most {_limit(project, 'max_enqueued_lines')}"),
-        ("Enqueued tokens of a model", f"at most {_limit(project, 'max_enqueued_tokens')}"),
+        ("Stored bytes", f"{usage.stored_bytes:,} of {limit_words(project, 'max_stored_bytes')}"),
+        ("Enqueued requests of a model", f"at most {limit_words(project, 'max_enqueued_lines')}"),
+        ("Enqueued tokens of a model", f"at most {limit_words(project, 'max_enqueued_tokens')}"),
     ]
     facts += [
         (
@@ -141,6 +142,7 @@ def show(
 @projects.command("set")
 def set_(
     name: Name,
+    *,
     max_batches_per_hour: Annotated[
         str | None, _limit_option("max-batches-per-hour", "Batches created in an hour")
     ] = None,
@@ -153,10 +155,12 @@ def set_(
     max_stored_bytes: Annotated[
         str | None, _limit_option("max-stored-bytes", "Stored bytes (also 500GB)")
     ] = None,
+    weight: Weight = None,
     data_dir: DataDir = None,
     database_url: DatabaseUrl = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Set limits of a project; they count from the next request."""
+    """Set limits of a project, which count from the next request, and its weight."""
     asked = read_project_name(name)
     given = {
         "max_batches_per_hour": max_batches_per_hour,
@@ -164,20 +168,30 @@ def set_(
         "max_enqueued_tokens": max_enqueued_tokens,
         "max_stored_bytes": max_stored_bytes,
     }
-    limits = {limit: _read_limit(limit, text) for limit, text in given.items() if text is not None}
-    if not limits:
-        options = ", ".join(f"--{limit.replace('_', '-')}" for limit in given)
-        raise UsageError(f"Say which limit to set: {options}.")
+    values: dict[str, int | float | None] = {
+        limit: read_limit(limit, text) for limit, text in given.items() if text is not None
+    }
+    if weight is not None:
+        values["weight"] = read_weight(weight)
+    if not values:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in (*given, "weight"))
+        raise UsageError(f"Say what to set: {options}.")
 
     async def work(database: Database) -> Project:
-        return await services.set_limits(database, await must_find(database, asked), limits)
+        return await services.set_limits(database, await must_find(database, asked), values)
 
     project = on_database(work, data_dir=data_dir, database_url=database_url)
-    typer.echo(f"{project.name} ({project.id}) now has: {_own_limits(project)}.")
+    words = f"now has: {own_limits(project)}; weight {project.weight:g}."
+    _tell(project, words, as_json=as_json)
 
 
 @projects.command("archive")
-def archive(name: Name, data_dir: DataDir = None, database_url: DatabaseUrl = None) -> None:
+def archive(
+    name: Name,
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+    as_json: AsJson = False,
+) -> None:
     """Let no key open a project any more. What it has running ends as it would; nothing is removed."""
     asked = read_project_name(name)
 
@@ -190,11 +204,16 @@ def archive(name: Name, data_dir: DataDir = None, database_url: DatabaseUrl = No
         return await services.archive(database, project)
 
     project = on_database(work, data_dir=data_dir, database_url=database_url)
-    typer.echo(f"{project.name} ({project.id}) is archived: its keys open nothing any more.")
+    _tell(project, "is archived: its keys open nothing any more.", as_json=as_json)
 
 
 @projects.command("restore")
-def restore(name: Name, data_dir: DataDir = None, database_url: DatabaseUrl = None) -> None:
+def restore(
+    name: Name,
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+    as_json: AsJson = False,
+) -> None:
     """Bring an archived project back, with its keys."""
     asked = read_project_name(name)
 
@@ -202,7 +221,14 @@ def restore(name: Name, data_dir: DataDir = None, database_url: DatabaseUrl = No
         return await services.restore(database, await must_find(database, asked))
 
     project = on_database(work, data_dir=data_dir, database_url=database_url)
-    typer.echo(f"{project.name} ({project.id}) is active.")
+    _tell(project, "is active.", as_json=as_json)
+
+
+def _tell(project: Project, words: str, *, as_json: bool) -> None:
+    if as_json:
+        show_json(_as_json(project))
+    else:
+        typer.echo(f"{project.name} ({project.id}) {words}")
 
 
 async def must_find(database: Database, name: str) -> Project:
@@ -213,44 +239,13 @@ async def must_find(database: Database, name: str) -> Project:
     return found
 
 
-async def found_or_made(database: Database, name: str) -> tuple[Project, bool]:
+async def found_or_made(
+    database: Database, name: str, *, weight: float = 1.0
+) -> tuple[Project, bool]:
     """The project of this name or id, made if it is new; what looks like an id has to be there."""
     if name.startswith(_ID_SIGN):
         return await must_find(database, name), False
-    return await services.find_or_create(database, name)
-
-
-def _read_limit(limit: str, text: str) -> int | None:
-    option = f"--{limit.replace('_', '-')}"
-    word = text.strip().lower().replace(",", "").replace("_", "")
-    if word in {"none", "default"}:
-        return 0 if word == "none" else None
-    match = _NUMBER.fullmatch(word)
-    if match is None or (match[2] and limit != "max_stored_bytes"):
-        raise UsageError(f"{option}: give {_LIMIT_WORDS}")
-    value = int(match[1]) * _UNITS[match[2]]
-    most = _MOST.get(limit, _MOST_OF_OTHERS)
-    if value > most:
-        raise UsageError(f"{option}: at most {most:,}; `none` is no limit.")
-    return value
-
-
-def _limit(project: Project, limit: str) -> str:
-    value: int | None = getattr(project, limit)
-    return "the default" if value is None else f"{value:,}" if value else "no limit"
-
-
-def _own_limits(project: Project) -> str:
-    names = (
-        "max_batches_per_hour",
-        "max_enqueued_lines",
-        "max_enqueued_tokens",
-        "max_stored_bytes",
-    )
-    own = [
-        f"{name} {_limit(project, name)}" for name in names if getattr(project, name) is not None
-    ]
-    return ", ".join(own) or "the defaults"
+    return await services.find_or_create(database, name, weight=weight)
 
 
 def _state(project: Project) -> str:
@@ -264,6 +259,7 @@ def _as_json(project: Project) -> dict[str, Any]:
         "state": _state(project),
         "created_at": unix(project.created_at),
         "archived_at": unix(project.archived_at),
+        "weight": project.weight,
         "limits": {
             "max_batches_per_hour": project.max_batches_per_hour,
             "max_enqueued_lines": project.max_enqueued_lines,

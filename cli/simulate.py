@@ -24,6 +24,21 @@ class Over(StrEnum):
     QUEUE = "queue"
 
 
+class DownMode(StrEnum):
+    """What an outage looks like."""
+
+    STATUS_503 = "503"
+    CLOSE = "close"
+
+
+class Metrics(StrEnum):
+    """Whose names `/metrics` uses."""
+
+    VLLM = "vllm"
+    SGLANG = "sglang"
+    LLAMACPP = "llamacpp"
+
+
 def simulate(
     *,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
@@ -42,13 +57,47 @@ def simulate(
     token_latency: Annotated[
         float, typer.Option(help="Further seconds for each token of the answer.")
     ] = 0.0,
+    load_latency: Annotated[
+        float,
+        typer.Option(help="Share of all that by which each other call in service lengthens it."),
+    ] = 0.0,
     capacity: Annotated[
         int | None, typer.Option(help="Most calls in service at once.", show_default="no limit")
     ] = None,
     over: Annotated[
         Over, typer.Option(help="Above the capacity: refuse with 429, or queue.")
     ] = Over.REFUSE,
-    retry_after: Annotated[float, typer.Option(help="Seconds named in a 429's headers.")] = 1.0,
+    retry_after: Annotated[
+        float, typer.Option(help="Seconds named in the headers of a full server's 429.")
+    ] = 1.0,
+    requests_per_minute: Annotated[
+        int | None, typer.Option(help="Calls let in a minute; 429 above.", show_default="no limit")
+    ] = None,
+    tokens_per_minute: Annotated[
+        int | None,
+        typer.Option(help="Tokens let in a minute; 429 above.", show_default="no limit"),
+    ] = None,
+    prefix_cache: Annotated[
+        int, typer.Option(help="Prompt prefixes kept, the latest used; 0: no cache.")
+    ] = 0,
+    prefix_miss_latency: Annotated[
+        float, typer.Option(help="Further seconds for a call whose prefix is not kept.")
+    ] = 0.0,
+    metrics: Annotated[
+        Metrics | None,
+        typer.Option(help="Serve /metrics under the names of this server.", show_default="off"),
+    ] = None,
+    control: Annotated[
+        bool,
+        typer.Option(
+            "--control",
+            help="For testing only: let POST /control change the behaviour, "
+            "and POST /stats/reset begin the counts anew.",
+        ),
+    ] = False,
+    down_mode: Annotated[
+        DownMode, typer.Option(help="When /control says down: answer 503, or close.")
+    ] = DownMode.STATUS_503,
     error_rate: Annotated[float, typer.Option(help="Share of calls that fail, 0 to 1.")] = 0.0,
     error_status: Annotated[int, typer.Option(help="Status of those failures.")] = 500,
     drop_rate: Annotated[
@@ -93,9 +142,17 @@ def simulate(
             latency=latency,
             latency_sigma=latency_sigma,
             token_latency=token_latency,
+            load_latency=load_latency,
             capacity=capacity,
             over=over.value,
             retry_after=retry_after,
+            requests_per_minute=requests_per_minute,
+            tokens_per_minute=tokens_per_minute,
+            prefix_cache=prefix_cache,
+            prefix_miss_latency=prefix_miss_latency,
+            metrics=metrics.value if metrics else None,
+            control=control,
+            down_mode=down_mode.value,
             error_rate=error_rate,
             error_status=error_status,
             drop_rate=drop_rate,

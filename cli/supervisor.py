@@ -1,9 +1,9 @@
 """Keep a handful of programs running, and stop them in order.
 
-Promises: a program that dies is started again, later and later; one that keeps dying at its start
+Promises: a program that dies is started again, later and later; one that keeps failing at its start
 ends the whole with a `ChildGaveUp` that quotes its last words, one that refuses its settings with
-what it says about them. Leaving the `async with` block stops
-every program, stage by stage, each within its own grace period, and leaves no process behind.
+what it says about them; one that is killed (for its memory, say) never does. Leaving the `async with`
+block stops every program, stage by stage, each within its own grace period, and leaves no process behind.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import IO, Self
 
 from cli.childlog import ChildLog, LogFile
-from cli.console import USAGE, CommandError, Terminal, UsageError
+from cli.console import CommandError, ExitStatus, Terminal, UsageError
 from cli.program import Program, spawn
 
 # A child that lived this long was well; its next death counts as the first again.
@@ -70,7 +70,7 @@ class Child:
         return process.wait()
 
     async def keep_running(self, say: Callable[[str], None], log_path: Path | None) -> None:
-        """Run it again and again until it is stopped; give up when it dies at its start."""
+        """Run it again and again until it is stopped; give up when it fails at its start."""
         deaths = 0
         while not self._stopping.is_set():
             started = time.monotonic()
@@ -80,12 +80,13 @@ class Child:
             name, ending = self.program.name, _describe(status)
             settled = time.monotonic() - started >= _SETTLED_SECONDS
             deaths = 1 if settled else deaths + 1
-            if status == USAGE:
+            if status == ExitStatus.USAGE:
                 # It will not go away by itself, and the child has said it in a sentence.
                 raise UsageError("\n".join(self.log.recent()).removeprefix("overnight: "))
-            if deaths >= _DEATHS_BEFORE_GIVING_UP:
+            # Killed, it may be well the next time: a worker finds out which line it is that it dies of.
+            if deaths >= _DEATHS_BEFORE_GIVING_UP and status >= 0:
                 raise ChildGaveUp(name, ending, self.log.recent(), log_path)
-            pause = min(_FIRST_PAUSE_SECONDS * 2 ** (deaths - 1), _LONGEST_PAUSE_SECONDS)
+            pause = min(_FIRST_PAUSE_SECONDS * 2 ** min(deaths - 1, 10), _LONGEST_PAUSE_SECONDS)
             say(f"{name} died ({ending}); starting it again.")
             try:
                 await asyncio.wait_for(self._stopping.wait(), pause)

@@ -5,6 +5,7 @@ started again; however it ends, it leaves no process behind.
 """
 
 import asyncio
+import os
 import shlex
 import sys
 import threading
@@ -16,6 +17,7 @@ from urllib.parse import urlsplit
 
 import typer
 
+from api.settings import ApiSettings
 from cli.address import is_answered, settle_upstream
 from cli.config import ConfigOption, settle_config
 from cli.console import Terminal
@@ -63,8 +65,7 @@ def up(
         typer.Option(
             min=1,
             max=64,
-            help="Processes that call the model server; each keeps up to OVERNIGHT_MAX_IN_FLIGHT"
-            " (128) calls in flight.",
+            help="Processes that call the model server; they share what it takes.",
         ),
     ] = 1,
     database_url: Annotated[
@@ -109,6 +110,8 @@ def up(
         on_locked=ready.remove_earlier,
     )
     servers = file.urls if file else {"": options.upstream_url or ""}
+    if file is None and (hours := os.environ.get("OVERNIGHT_UPSTREAM_ACTIVE_HOURS", "").strip()):
+        terminal.say(f"Note: the model server is called in its active hours alone: {hours}.")
     try:
         asyncio.run(_keep_up(options, servers, terminal, ready))
     finally:
@@ -155,13 +158,20 @@ def _show_ready(terminal: Terminal, engine: Engine, servers: Mapping[str, str]) 
     terminal.show(
         f"\n  export OPENAI_BASE_URL={shlex.quote(engine.base_url)}"
         f"\n  export OPENAI_API_KEY={_key_for_export(engine)}\n"
-        f"\nModel server  {shown}"
+        f"\n{_dashboard(engine)}Model server  {shown}"
         f"\nData          {engine.data_folder}"
         f"\nLogs          {engine.logs}"
         f"\n\nTry           overnight run requests.jsonl"
         f"\nOther people  overnight keys create --project NAME{_data_dir_option(engine)}"
         f"\nStop          Ctrl-C; unfinished batches go on at the next start.\n"
     )
+
+
+def _dashboard(engine: Engine) -> str:
+    """Where the dashboard is; nothing if it is turned off."""
+    if not ApiSettings().dashboard:
+        return ""
+    return f"Dashboard     {engine.base_url.removesuffix('v1')} (sign in with an API key)\n"
 
 
 def _data_dir_option(engine: Engine) -> str:

@@ -9,6 +9,7 @@ from models.file import File, FileChunk
 from models.idempotency import IdempotencyKey
 from models.project import ApiKey, Project
 from models.result import Result
+from models.session import DashboardSession
 from models.shard import Shard
 from models.upload import MultipartUpload, UploadPart
 from models.webhook import WebhookDelivery, WebhookEndpoint
@@ -17,6 +18,7 @@ __all__ = [
     "ApiKey",
     "Base",
     "Batch",
+    "DashboardSession",
     "File",
     "FileChunk",
     "IdempotencyKey",

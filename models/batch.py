@@ -67,6 +67,10 @@ class Batch(Base):
     retries: Mapped[int] = mapped_column(Integer, server_default="0")
     usage: Mapped[dict[str, int] | None] = mapped_column(JSON(none_as_null=True))
 
+    # How it went (`models.history`), kept when its results are dropped. A few kilobytes, which nobody
+    # needs who asks for the batch.
+    history: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True), deferred=True)
+
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     expires_at: Mapped[datetime]
     in_progress_at: Mapped[datetime | None]
@@ -79,8 +83,12 @@ class Batch(Base):
 
     # While set, no shard of the batch is claimed; its window goes on.
     paused_at: Mapped[datetime | None]
+    # The span that created it, if it was traced (`models.tracing`): other processes' are its children.
+    traceparent: Mapped[str | None] = mapped_column(Text)
     lease_owner: Mapped[str | None] = mapped_column(Text)
     lease_until: Mapped[datetime | None]
+    # How often the present stage (validating or finalizing) was begun and did not end.
+    tries: Mapped[int] = mapped_column(Integer, server_default="0")
 
     __table_args__ = (
         CheckConstraint(f"status IN ({_KNOWN})", name="status_known"),
@@ -121,5 +129,23 @@ class Batch(Base):
                 "status IN ('validating', 'in_progress', 'finalizing', 'cancelling')"
             ),
         ),
+        # The claim's own: a project's batches in the order in which they end, and those of which less
+        # than an eighth of the window is left. (A timestamp with time zone less an interval would
+        # depend on the session's time zone, and so could not be indexed.)
+        Index(
+            "ix_batches_running",
+            "project_pk",
+            "expires_at",
+            "pk",
+            postgresql_where=text("status = 'in_progress'"),
+        ),
+        Index(
+            "ix_batches_urgent",
+            text("((expires_at AT TIME ZONE 'UTC') - (expires_at - created_at) / 8)"),
+            postgresql_where=text("status = 'in_progress'"),
+        ),
+        # The few whose stage is being worked on, or was by a worker that died. No column that a renewal
+        # of the lease writes.
+        Index("ix_batches_leased", "status", postgresql_where=text("lease_owner IS NOT NULL")),
         Index("ix_batches_input_file_pk", "input_file_pk"),
     )

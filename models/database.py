@@ -1,10 +1,11 @@
 """The one way to the database: an engine whose statements cannot hang, and short transactions.
 
 Promises: every transaction opened here commits or rolls back when its block ends; a server that
-vanishes without a word is noticed within about half a minute (keepalives and the user timeout of
+vanishes without a word is noticed within about ten seconds (keepalives and the user timeout of
 TCP); a statement ends within `database_statement_seconds`.
 """
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
@@ -12,6 +13,7 @@ import psycopg  # noqa: F401  # half a second, which else every forked worker ta
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
+from models.metrics import DATABASE_ERRORS
 from models.settings import DatabaseSettings
 
 
@@ -25,6 +27,7 @@ class Database:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
+        self._closing: set[asyncio.Task[None]] = set()
         # Shares the pool; a connection is given back as it was.
         self._autocommitting = engine.execution_options(isolation_level="AUTOCOMMIT")
 
@@ -46,12 +49,16 @@ class Database:
                 connect_args={
                     "application_name": f"overnight-{role}",
                     "connect_timeout": 5,
-                    "keepalives_idle": 10,
-                    "keepalives_interval": 5,
+                    "keepalives_idle": 4,
+                    "keepalives_interval": 2,
                     "keepalives_count": 3,
-                    "tcp_user_timeout": 25_000,
+                    "tcp_user_timeout": 10_000,
+                    # The server's own look at this connection: a process that is cut off from it must not
+                    # keep its locks until the time-outs below.
                     "options": (
-                        f"-c statement_timeout={statement_ms}"
+                        "-c tcp_keepalives_idle=4 -c tcp_keepalives_interval=2"
+                        " -c tcp_keepalives_count=3"
+                        f" -c statement_timeout={statement_ms}"
                         f" -c lock_timeout={statement_ms}"
                         f" -c idle_in_transaction_session_timeout={2 * statement_ms}"
                     ),
@@ -62,20 +69,32 @@ class Database:
     @asynccontextmanager
     async def begin(self) -> AsyncGenerator[AsyncSession]:
         """A session in a transaction: committed when the block ends, rolled back when it raises."""
-        async with (
-            AsyncSession(self._engine, expire_on_commit=False, autoflush=False) as session,
-            session.begin(),
-        ):
+        async with self._session(self._engine) as session, session.begin():
             yield session
 
     @asynccontextmanager
     async def statement(self) -> AsyncGenerator[AsyncSession]:
         """A session for one statement, which commits by itself: that saves two journeys of four."""
-        async with AsyncSession(
-            self._autocommitting, expire_on_commit=False, autoflush=False
-        ) as session:
+        async with self._session(self._autocommitting) as session:
             yield session
 
+    @asynccontextmanager
+    async def _session(self, engine: AsyncEngine) -> AsyncGenerator[AsyncSession]:
+        session = AsyncSession(engine, expire_on_commit=False, autoflush=False)
+        try:
+            yield session
+        except DBAPIError as error:
+            DATABASE_ERRORS.labels("away" if is_away(error) else "refused").inc()
+            raise
+        finally:
+            # A task that is cancelled just now leaves the connection's way back to one of its own, for
+            # which `dispose` waits.
+            closing = asyncio.create_task(session.close())
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
+            await asyncio.shield(closing)
+
     async def dispose(self) -> None:
-        """Close every pooled connection."""
+        """Close every connection, those on their way back to the pool, too."""
+        await asyncio.gather(*self._closing, return_exceptions=True)
         await self._engine.dispose()

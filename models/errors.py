@@ -4,9 +4,11 @@
     ├── NotFound
     │   ├── FileNotFound(file_id)
     │   ├── BatchNotFound(batch_id)
+    │   ├── BatchLineNotFound(batch_id, line)       its input has no such line, or can be read no more
     │   ├── UploadNotFound(upload_id)
     │   ├── WebhookEndpointNotFound(endpoint_id)
     │   └── ModelNotFound(model)
+    ├── OperatorOnly()                              for keys of the default project
     ├── BatchNotCancellable(status)
     ├── BatchNotChangeable(wish, status)            neither paused, resumed nor retried in this status
     ├── NothingToRetry(batch_id)                    every line of it succeeded, or none was read
@@ -21,6 +23,7 @@
     │   ├── StorageLimitReached(limit_bytes)
     │   └── PurposeNotReadable(purpose)
     ├── BatchRateReached(limit, wait_seconds)       no further batch in this hour
+    ├── BatchHopeless(model, lines, ...)            it would end long after its window
     ├── EnqueuedLimitReached(what, limit, model)    a batch that would be too much at once
     ├── InputUnreadable(...)                        a batch's input that is gone or cannot be decoded
     ├── LeaseLost(what)                             another worker owns it now: stop, change nothing
@@ -30,6 +33,7 @@
 """
 
 import math
+from datetime import timedelta
 from typing import Literal
 
 from models.ids import ORGANIZATION_ID
@@ -49,6 +53,22 @@ class FileNotFound(NotFound):
     def __init__(self, file_id: str) -> None:
         super().__init__(f"No such File object: {file_id}")
         self.file_id = file_id
+
+
+class BatchLineNotFound(NotFound):
+    """No such line of a batch's input."""
+
+    def __init__(self, batch_id: str, line: int) -> None:
+        super().__init__(f"The input of batch '{batch_id}' has no line {line}.")
+        self.batch_id = batch_id
+        self.line = line
+
+
+class OperatorOnly(OvernightError):
+    """What concerns all projects together."""
+
+    def __init__(self) -> None:
+        super().__init__("This is only for API keys of the project 'default', the operator's.")
 
 
 class BatchNotFound(NotFound):
@@ -192,6 +212,34 @@ class BatchRateReached(OvernightError):
             f"Rate limit reached for batches in organization {ORGANIZATION_ID} on batches per hour:"
             f" Limit {limit}, Used {limit}, Requested 1. Please try again in"
             f" {self.retry_after_seconds}s."
+        )
+
+
+class TooManyUploads(OvernightError):
+    """The project has as many uploads under way as it may."""
+
+    retry_after_seconds = 1
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f"Rate limit reached for uploads: Limit {limit} at once, Used {limit}, Requested 1. Please"
+            " try again when one of them has ended."
+        )
+
+
+class BatchHopeless(OvernightError):
+    """What has to be done before this batch takes longer than its window, at the rate seen lately."""
+
+    def __init__(
+        self, model: str, *, lines: int, lines_per_second: float, window: timedelta
+    ) -> None:
+        needed_seconds = lines / lines_per_second
+        self.retry_after_seconds = max(1, math.ceil(needed_seconds - window.total_seconds()))
+        super().__init__(
+            f"Rate limit reached for {model} in organization {ORGANIZATION_ID} on enqueued requests:"
+            f" {lines:,} requests end before this batch, which at {lines_per_second:.3g} a second takes"
+            f" {math.ceil(needed_seconds):,}s, and its window is {window.total_seconds():,.0f}s. Please"
+            f" try again in {self.retry_after_seconds}s."
         )
 
 

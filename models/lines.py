@@ -18,6 +18,8 @@ from typing import Any
 import msgspec
 import orjson
 
+from models.prefix import Prefix, prefix_of
+
 
 class Endpoint(StrEnum):
     """The paths that a batch may call. A line can reach no other."""
@@ -79,6 +81,12 @@ _JSON_TYPES: dict[type, str] = {
     float: "a number",
     type(None): "null",
 }
+# The member that the prompt of a call is in. The other endpoints share no work between calls.
+_PROMPTS = {
+    Endpoint.RESPONSES: "input",
+    Endpoint.CHAT_COMPLETIONS: "messages",
+    Endpoint.COMPLETIONS: "prompt",
+}
 _BYTES_PER_TOKEN = 4
 MAX_ECHO = 200
 """Longest piece of a client's own text that an error message repeats."""
@@ -128,20 +136,33 @@ class LineChecker:
     prompt_tokens: int = 0
     """Of all lines, by a plain approximation: a token for every four bytes of a body, or begun four."""
 
+    with_prefixes: bool = False
+    """Whether to look for what the prompts have in common."""
+
+    prefix: Prefix | None = None
+    """That of the line that was checked last, if it was good; `None` if it has none to share."""
+
     _custom_ids: set[str] = field(default_factory=set)
 
     def check(self, raw: bytes, line_no: int) -> LineError | None:
         """The fault of line `line_no`, or `None` if it can run."""
+        self.prefix = None
         try:
             _require_utf8(raw)
-            line = _members(raw, _decode_line)
+            line = _built(_decode_line(raw), _LINE_MEMBERS)
         except (ValueError, RecursionError):
             return LineError(
                 "invalid_json_line", "This line is not parseable as valid JSON.", None, line_no
             )
-        fault = self._envelope_fault(line) or self._body_fault(_members(line["body"], _decode_body))
+        fault = self._envelope_fault(line)
         if fault is None:
-            self.prompt_tokens += -(-len(line["body"]) // _BYTES_PER_TOKEN)
+            body = _decode_body(line["body"])
+            members = _built(body, _JUDGED)
+            fault = self._body_fault(members)
+            if fault is None:
+                self.prompt_tokens += -(-len(line["body"]) // _BYTES_PER_TOKEN)
+                if self.with_prefixes:
+                    self.prefix = _prefix(self.endpoint, body, members)
         return None if fault is None else LineError(*fault, line=line_no)
 
     def _envelope_fault(self, line: dict[str, Any]) -> tuple[str, str, str] | None:
@@ -222,31 +243,43 @@ class _Body(msgspec.Struct):
     prompt: msgspec.Raw = _ABSENT
     images: msgspec.Raw = _ABSENT
     image: msgspec.Raw = _ABSENT
+    # Not judged: what a server puts in front of the prompt.
+    tools: msgspec.Raw = _ABSENT
+    instructions: msgspec.Raw = _ABSENT
 
 
 _decode_line = msgspec.json.Decoder(_Line).decode
 _decode_body = msgspec.json.Decoder(_Body).decode
+_LINE_MEMBERS = _Line.__struct_fields__
+_JUDGED = tuple(name for name in _Body.__struct_fields__ if name not in ("tools", "instructions"))
 
 
-def _members(raw: bytes, decode: Callable[[bytes], msgspec.Struct]) -> dict[str, Any]:
-    """The members of a JSON object that the decoder's struct names.
+def _built(found: msgspec.Struct, names: tuple[str, ...]) -> dict[str, Any]:
+    """The members of these names that a JSON object has.
 
     Strings, numbers and literals as they are; objects and arrays as the bytes that they are written
     in: a line of empty lists would take thirty times its size in memory.
-
-    Raises:
-        msgspec.DecodeError: it is no JSON object (a `ValueError`).
-        RecursionError: it is nested too deeply.
     """
-    found = decode(raw)
     members: dict[str, Any] = {}
-    for name in found.__struct_fields__:
+    for name in names:
         value = getattr(found, name)
         if value is not _ABSENT:
             written = bytes(value)
             is_built = not written.startswith((b"{", b"["))
             members[name] = _plain(written) if is_built else written
     return members
+
+
+def _prefix(endpoint: Endpoint, body: _Body, members: dict[str, Any]) -> Prefix | None:
+    name = _PROMPTS.get(endpoint)
+    if name is None:
+        return None
+    text = members.get(name)
+    if not isinstance(text, bytes):
+        text = bytes(getattr(body, name))
+    if body.tools is _ABSENT and body.instructions is _ABSENT:
+        return prefix_of(text)
+    return prefix_of(text, before=bytes(body.tools) + bytes(body.instructions))
 
 
 def _plain(written: bytes) -> object:

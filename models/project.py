@@ -11,6 +11,7 @@ from datetime import datetime
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
+    Double,
     ForeignKey,
     Identity,
     Index,
@@ -38,6 +39,7 @@ class Caller:
 
 
 MAX_NAME = 100
+MAX_WEIGHT = 1000
 
 
 def check_name(text: str) -> str:
@@ -88,6 +90,8 @@ class Project(Base):
     max_enqueued_lines: Mapped[int | None] = mapped_column(BigInteger)
     max_enqueued_tokens: Mapped[int | None] = mapped_column(BigInteger)
     max_stored_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    # Projects that wait for the same model servers share them in proportion to their weights.
+    weight: Mapped[float] = mapped_column(Double, server_default="1")
 
     __table_args__ = (
         CheckConstraint(
@@ -95,6 +99,7 @@ class Project(Base):
             " AND max_enqueued_tokens >= 0 AND max_stored_bytes >= 0",
             name="limits_positive",
         ),
+        CheckConstraint(f"weight > 0 AND weight <= {MAX_WEIGHT}", name="weight_sane"),
         CheckConstraint(
             f"pk <> {DEFAULT_PROJECT_PK} OR archived_at IS NULL", name="default_not_archived"
         ),

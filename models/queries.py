@@ -8,9 +8,11 @@ from sqlalchemy import ColumnElement, Select, func, or_, select, text, true, upd
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.batch import Batch
+from models.failpoints import Failpoint, pass_failpoint
 from models.file import File, FileStatus
 from models.ids import new_event_id
 from models.lifecycle import FINAL, BatchStatus, sources_of, timestamp_for
+from models.metrics import BATCHES_ENDED
 from models.shard import Shard
 from models.webhook import event_type_of
 
@@ -37,6 +39,7 @@ async def advance(
                 timestamp_for(to): func.now(),
                 "lease_owner": None,
                 "lease_until": None,
+                "tries": 0,
             }
             | values
         )
@@ -44,7 +47,9 @@ async def advance(
     )
     has_moved: bool = moved.rowcount == 1  # type: ignore[attr-defined]  # a CursorResult for an UPDATE
     if has_moved and to in FINAL:
+        pass_failpoint(Failpoint.END_BEFORE_OUTBOX)
         await _announce_end(session, batch_pk, to)
+        BATCHES_ENDED.labels(to).inc()
     return has_moved
 
 

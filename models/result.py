@@ -4,7 +4,9 @@ The primary key is the promise: a line has at most one result. Rows are only eve
 `worker.recorder`, and are dropped when the batch's files stand.
 """
 
-from sqlalchemy import BigInteger, Boolean, Integer, LargeBinary, text
+from datetime import datetime
+
+from sqlalchemy import REAL, BigInteger, Boolean, Integer, LargeBinary, func, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from models.base import Base, BigInt
@@ -27,6 +29,9 @@ class Result(Base):
     output_tokens: Mapped[BigInt]
     reasoning_tokens: Mapped[BigInt]
     total_tokens: Mapped[BigInt]
+    # How long its last call took; null or zero if that is not known. What `models.history` tells from.
+    seconds: Mapped[float | None] = mapped_column(REAL)
+    recorded_at: Mapped[datetime] = mapped_column(server_default=func.now())
     # The transaction that wrote the row: it gives partial results an order that stays, see the module
     # `api.services.partial`. A plain number, for SQLAlchemy knows no xid8.
     recorded_xid: Mapped[BigInt] = mapped_column(

@@ -4,6 +4,7 @@ Read from the environment (`OVERNIGHT_…`), once, at the edge of a process; pas
 """
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -17,7 +18,16 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from models.upstreams import DEFAULT_NAME, ModelServer, Upstreams, check_base_url, check_key
+from models.hours import ActiveHours, find_time_zone
+from models.upstreams import (
+    DEFAULT_NAME,
+    FlowLimits,
+    ModelServer,
+    Upstreams,
+    check_base_url,
+    check_key,
+    find_metrics_url,
+)
 from models.upstreams_file import read_upstreams
 
 ENV = SettingsConfigDict(
@@ -43,6 +53,20 @@ def _upstream_url(value: str) -> str:
 
 def _header_value(value: SecretStr) -> SecretStr:
     return check_key(value.get_secret_value())
+
+
+def _active_hours(value: str) -> str:
+    ActiveHours.parse([value])
+    return value
+
+
+def _time_zone(value: str) -> str:
+    return find_time_zone(value).key
+
+
+def _metrics(value: str) -> str:
+    find_metrics_url(value, "")
+    return value
 
 
 class DatabaseSettings(BaseSettings):
@@ -72,6 +96,24 @@ class BrokerSettings(BaseSettings):
 
     redis_url: SecretStr = Field(
         description="Redis or Valkey, as redis://host:6379/0 or redis+socket:///path."
+    )
+
+
+class MetricsSettings(BaseSettings):
+    """Where a worker serves its metrics. (The API serves its own beside everything else.)"""
+
+    model_config = ENV
+
+    metrics_port: int | None = Field(
+        default=None,
+        ge=0,
+        le=65535,
+        description="Port on which a worker serves its metrics for Prometheus"
+        " ([which](observability.md)), those of all its processes; none without it.",
+    )
+    metrics_host: str = Field(
+        default="127.0.0.1",
+        description="Address that it listens on for that; 0.0.0.0 in a container.",
     )
 
 
@@ -114,6 +156,46 @@ class UpstreamSettings(BaseSettings):
         default=None,
         description="Sent to the model server as a bearer key; none is sent without it.",
     )
+    upstream_max_in_flight: int | None = Field(
+        default=None,
+        gt=0,
+        le=10_000,
+        description="Most calls in flight there, over all workers and processes. This and what follows"
+        " is for the server of the URL; a file says it for each of its servers.",
+    )
+    upstream_adaptive: bool = Field(
+        default=True,
+        description="Find by trying how many calls in flight the server can use. If false, they are"
+        " as many as the setting above says, which is then required.",
+    )
+    upstream_requests_per_minute: float | None = Field(
+        default=None,
+        gt=0,
+        le=1e12,
+        allow_inf_nan=False,
+        description="Most calls begun in a minute, over all workers.",
+    )
+    upstream_tokens_per_minute: float | None = Field(
+        default=None,
+        gt=0,
+        le=1e12,
+        allow_inf_nan=False,
+        description="Most tokens asked for in a minute, over all workers.",
+    )
+    upstream_active_hours: Annotated[str, AfterValidator(_active_hours)] | None = Field(
+        default=None,
+        description="When calls may begin, such as `22:00-06:00` or `mon-fri 19:00-07:00; sat,sun"
+        " 00:00-24:00`; always without it.",
+    )
+    upstream_time_zone: Annotated[str, AfterValidator(_time_zone)] = Field(
+        default="UTC",
+        description="The time zone of those hours, by its IANA name.",
+    )
+    upstream_metrics: Annotated[str, AfterValidator(_metrics)] = Field(
+        default="auto",
+        description="Where the server publishes its queue for Prometheus: a URL, `auto` for `/metrics`"
+        " beside its `/v1`, or `off`.",
+    )
     call_timeout_seconds: float = Field(
         default=600, gt=0, description="Longest time one call may take, from first byte to last."
     )
@@ -143,11 +225,33 @@ class UpstreamSettings(BaseSettings):
             max_response_bytes=self.max_response_bytes,
         )
         self._upstreams = (
-            Upstreams.single(server)
+            Upstreams.single(self._with_limits(server))
             if self.config is None
             else read_upstreams(self.config, server, os.environ)
         )
         return self
+
+    def _with_limits(self, server: ModelServer) -> ModelServer:
+        if not self.upstream_adaptive and self.upstream_max_in_flight is None:
+            message = (
+                "OVERNIGHT_UPSTREAM_ADAPTIVE=false needs OVERNIGHT_UPSTREAM_MAX_IN_FLIGHT, which is"
+                " then the number of calls."
+            )
+            raise ValueError(message)
+        hours = self.upstream_active_hours
+        return replace(
+            server,
+            flow=FlowLimits(
+                max_in_flight=self.upstream_max_in_flight,
+                adaptive=self.upstream_adaptive,
+                requests_per_minute=self.upstream_requests_per_minute,
+                tokens_per_minute=self.upstream_tokens_per_minute,
+            ),
+            active_hours=None
+            if hours is None
+            else ActiveHours.parse([hours], self.upstream_time_zone),
+            metrics_url=find_metrics_url(self.upstream_metrics, server.url),
+        )
 
     def upstreams(self) -> Upstreams:
         """The model servers, and which model goes to which."""

@@ -46,6 +46,8 @@ class Shard(Base):
     claims: Mapped[int] = mapped_column(Integer, server_default="0")
     succeeded: Mapped[int] = mapped_column(Integer, server_default="0")
     failed: Mapped[int] = mapped_column(Integer, server_default="0")
+    # Leases in a row that ran out with nothing recorded: what a line that kills its worker leaves.
+    lapses: Mapped[int] = mapped_column(Integer, server_default="0")
 
     # What the progress of a batch is told from, written by `worker.recorder` as it goes along: the
     # tokens of the counted lines; calls in flight, which mean something only while the lease lives;
@@ -79,7 +81,11 @@ class Shard(Base):
             name="lines_whole",
         ),
         Index("uq_shards_batch_pk_no", "batch_pk", "no", unique=True),
-        Index("ix_shards_open", "batch_pk", "state", postgresql_where=text("state <> 'done'")),
+        # What a claim looks for: the first runnable shard of a batch, and how many of it run.
+        Index("ix_shards_open", "batch_pk", "no", postgresql_where=text("state <> 'done'")),
+        Index("ix_shards_running", "batch_pk", postgresql_where=text("state = 'running'")),
+        # What the sweep looks for: batches that may be done.
+        Index("ix_shards_done", "batch_pk", postgresql_where=text("state = 'done'")),
         # Counters and leases change often and no index covers them: leave room for HOT updates.
         {"postgresql_with": {"fillfactor": "50"}},
     )

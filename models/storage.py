@@ -5,16 +5,19 @@ only the chunks that it touches; no transaction is held while a client is slow.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from typing import NamedTuple
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 
 import zstandard
 from sqlalchemy import ColumnElement, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from models.chunk_cache import ChunkCache
 from models.database import Database
 from models.errors import InputUnreadable, Unavailable
+from models.failpoints import Failpoint, pass_failpoint
 from models.file import File, FileChunk, FileStatus
+from models.reading import LineReader, PlacedLine
 
 CHUNK_BYTES = 256 * 1024
 """Raw bytes a chunk: small enough to fetch for one line, large enough to compress well."""
@@ -25,8 +28,10 @@ MAX_REMOVED_CHUNKS = 2048
 _LEVEL = 1
 _FETCH = 8
 _SPAN_BYTES = 4 * CHUNK_BYTES
-_BOM = b"\xef\xbb\xbf"
 _STALLED = "upload, which had stalled,"
+
+Place = tuple[int, int, int]
+"""A line's number, its offset in the file, and its length."""
 
 Within = Callable[[AsyncSession], Awaitable[None]]
 """What else is done in a transaction."""
@@ -123,7 +128,9 @@ class Upload:
                 )
                 .returning(File)
             )
-            return published.scalar_one()
+            pass_failpoint(Failpoint.UPLOAD_PUBLISHING)
+        pass_failpoint(Failpoint.UPLOAD_PUBLISHED)
+        return published.scalar_one()
 
     async def discard(self) -> None:
         """Remove every trace of it; what is too much for one statement is left to the sweep."""
@@ -147,6 +154,7 @@ class Upload:
                 # It had stalled for so long that the sweep took it away.
                 raise Unavailable(_STALLED)
             await insert_chunks(session, self.file_pk, self._pending)
+        pass_failpoint(Failpoint.UPLOAD_CHUNKS_STORED)
         self._pending.clear()
 
     def _is_unfinished(self) -> ColumnElement[bool]:
@@ -164,12 +172,13 @@ async def open_upload(database: Database, file: File) -> Upload:
         file.status = FileStatus.UPLOADING
         session.add(file)
         await session.flush()
+    pass_failpoint(Failpoint.UPLOAD_OPENED)
     return Upload(database, file.pk)
 
 
 async def read_range(
     database: Database, file: File, start: int = 0, stop: int | None = None
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes]:
     """Yield the bytes `start` to `stop` of a file, chunk by chunk.
 
     Each fetch is a transaction of its own, so a slow reader holds no connection. The next few chunks
@@ -208,16 +217,27 @@ async def _fetch(
     database: Database, file: File, first: int, last: int
 ) -> Sequence[tuple[int, bytes]]:
     """A few chunks from `first` on."""
-    upto = min(first + _FETCH - 1, last)
+    return await _fetch_some(database, file, range(first, min(first + _FETCH - 1, last) + 1))
+
+
+async def _fetch_some(
+    database: Database, file: File, numbers: Sequence[int]
+) -> Sequence[tuple[int, bytes]]:
+    """The chunks of these ascending numbers, compressed."""
+    if not numbers:
+        return []
+    is_row = FileChunk.no.between(numbers[0], numbers[-1])
+    if numbers[-1] - numbers[0] >= len(numbers):
+        is_row = FileChunk.no.in_(numbers)
     async with database.statement() as session:
         rows = await session.execute(
             select(FileChunk.no, FileChunk.data)
-            .where(FileChunk.file_pk == file.pk, FileChunk.no.between(first, upto))
+            .where(FileChunk.file_pk == file.pk, is_row)
             .order_by(FileChunk.no)
         )
     chunks = [(row.no, row.data) for row in rows]
-    if [no for no, _ in chunks] != list(range(first, upto + 1)):
-        message = f"file {file.id} has lost chunks between {first} and {upto}"
+    if [no for no, _ in chunks] != list(numbers):
+        message = f"file {file.id} has lost chunks between {numbers[0]} and {numbers[-1]}"
         raise InputUnreadable(message)
     return chunks
 
@@ -231,84 +251,96 @@ def _decompress(decompressor: zstandard.ZstdDecompressor, file: File, data: byte
 
 
 async def read_places(
-    database: Database, file: File, places: Sequence[tuple[int, int, int]]
+    database: Database,
+    file: File,
+    places: Sequence[Place],
+    cache: ChunkCache | None = None,
 ) -> AsyncIterator[tuple[int, bytes]]:
     """Yield (line number, bytes) for each (line number, offset, length), in the given order.
 
-    Neighbours are fetched together, about a megabyte at a time.
+    About a megabyte of lines is read at a time, each chunk that it touches once, wherever they lie. With
+    a `cache`, chunks of which others want the most part are kept for them.
 
     Raises:
         InputUnreadable: the file cannot be read.
     """
     begin = 0
     while begin < len(places):
-        _, start, length = places[begin]
-        stop, end = start + length, begin + 1
-        while end < len(places):
-            _, offset, length = places[end]
-            is_near = 0 <= offset - stop < file.chunk_bytes
-            if not is_near or offset + length - start > _SPAN_BYTES:
-                break
-            stop, end = offset + length, end + 1
-        span = b"".join([piece async for piece in read_range(database, file, start, stop)])
-        for line_no, offset, length in places[begin:end]:
-            yield line_no, span[offset - start : offset - start + length]
+        size, end = places[begin][2], begin + 1
+        while end < len(places) and size + places[end][2] <= _SPAN_BYTES:
+            size, end = size + places[end][2], end + 1
+        for entry in await _read_together(database, file, places[begin:end], cache):
+            yield entry
         begin = end
 
 
-class PlacedLine(NamedTuple):
-    r"""A line of a file: its number (from 1), where it begins, its bytes without the `\n` at the end."""
+async def _read_together(
+    database: Database, file: File, places: Sequence[Place], cache: ChunkCache | None
+) -> list[tuple[int, bytes]]:
+    wanted: dict[int, list[int]] = {}
+    used = Counter[int]()
+    for index, (_, offset, length) in enumerate(places):
+        for no in range(offset // file.chunk_bytes, (offset + length - 1) // file.chunk_bytes + 1):
+            wanted.setdefault(no, []).append(index)
+            used[no] += min(offset + length, (no + 1) * file.chunk_bytes)
+            used[no] -= max(offset, no * file.chunk_bytes)
+    parts: list[list[bytes]] = [[] for _ in places]
+    numbers = sorted(wanted)
+    for start in range(0, len(numbers), _FETCH):
+        some = numbers[start : start + _FETCH]
+        kept = {no for no in some if used[no] * 2 < file.chunk_bytes}
+        async for no, raw in _chunks(database, file, some, cache, kept):
+            base = no * file.chunk_bytes
+            for index in wanted[no]:
+                _, offset, length = places[index]
+                parts[index].append(raw[max(offset - base, 0) : offset + length - base])
+    return [
+        (line_no, b"".join(found)) for (line_no, _, _), found in zip(places, parts, strict=True)
+    ]
 
-    line_no: int
-    offset: int
-    raw: bytes
 
-
-class LineTooLong(InputUnreadable):
-    """A line is longer than the reader's limit; it carries the line's number."""
-
-    def __init__(self, line_no: int) -> None:
-        super().__init__(f"line {line_no} is too long")
-        self.line_no = line_no
+async def _chunks(
+    database: Database, file: File, numbers: list[int], cache: ChunkCache | None, kept: set[int]
+) -> AsyncIterator[tuple[int, bytes]]:
+    """These chunks in the order of the file, decompressed; those in `kept` stay in the cache."""
+    decompressor = zstandard.ZstdDecompressor()
+    if cache is None:
+        for no, data in await _fetch_some(database, file, numbers):
+            await asyncio.sleep(0)
+            yield no, _decompress(decompressor, file, data)
+        return
+    found: list[tuple[int, bytes]] = []
+    async with cache.reading:
+        missing = []
+        for no in numbers:
+            chunk = cache.get(file.pk, no)
+            if chunk is None:
+                missing.append(no)
+            else:
+                found.append((no, chunk))
+        for no, data in await _fetch_some(database, file, missing):
+            await asyncio.sleep(0)
+            raw = _decompress(decompressor, file, data)
+            found.append((no, raw))
+            if no in kept:
+                cache.put(file.pk, no, raw)
+    # A line may lie in two of them, of which one was kept and the other not.
+    for entry in sorted(found):
+        yield entry
 
 
 async def read_lines(
     database: Database, file: File, *, max_line_bytes: int
 ) -> AsyncIterator[list[PlacedLine]]:
-    r"""Yield the lines of a file, some at a time; blank lines are counted but not given.
-
-    `\r\n` ends a line like `\n`, the last line may lack its end, and a byte-order mark is skipped.
+    """Yield the lines of a file, some at a time, as `LineReader` cuts them.
 
     Raises:
         LineTooLong: a line has more than `max_line_bytes` bytes.
         InputUnreadable: the file cannot be read.
     """
-    rest = bytearray()
-    offset, line_no = 0, 1
+    reader = LineReader(max_line_bytes=max_line_bytes)
     async for piece in read_range(database, file):
-        if offset == 0 and not rest and piece.startswith(_BOM):
-            offset, piece = len(_BOM), piece[len(_BOM) :]  # noqa: PLW2901  # the mark is no content
-        if b"\n" not in piece:
-            rest += piece
-            if len(rest) > max_line_bytes:
-                raise LineTooLong(line_no)
-            continue
-        block = bytes(rest) + piece if rest else piece
-        *whole, tail = block.split(b"\n")
-        lines: list[PlacedLine] = []
-        for raw in whole:
-            if len(raw) > max_line_bytes:
-                if lines:
-                    yield lines
-                raise LineTooLong(line_no)
-            if raw and not raw.isspace():
-                lines.append(PlacedLine(line_no, offset, raw))
-            offset += len(raw) + 1
-            line_no += 1
-        rest = bytearray(tail)
-        if lines:
+        for lines in reader.feed(piece):
             yield lines
-    if rest and not rest.isspace():
-        if len(rest) > max_line_bytes:
-            raise LineTooLong(line_no)
-        yield [PlacedLine(line_no, offset, bytes(rest))]
+    for lines in reader.end():
+        yield lines

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
+from models.hours import ActiveHours
 from models.lines import MAX_ECHO, Endpoint, LineError
 
 DEFAULT_NAME = "default"
@@ -54,6 +55,50 @@ def check_key(value: str) -> SecretStr:
     return SecretStr(key)
 
 
+def find_metrics_url(value: str, base_url: str) -> str | None:
+    """Where a server publishes its queue: `auto` is beside its `/v1`, `off` is nowhere.
+
+    Raises:
+        ValueError: it is neither, and no URL.
+    """
+    value = value.strip()
+    if value == "off":
+        return None
+    if value == "auto":
+        return f"{base_url.removesuffix('/v1')}/metrics"
+    try:
+        parts = urlsplit(value)
+        is_whole = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_whole = False
+    if not is_whole:
+        message = "it must be 'auto', 'off', or a URL such as http://localhost:8000/metrics"
+        raise ValueError(message)
+    if parts.username or parts.password:
+        message = "it must hold no user or password"
+        raise ValueError(message)
+    return value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlowLimits:
+    """How much may be asked of a server, or of one model there, by all workers together."""
+
+    max_in_flight: int | None = None
+    """Most calls in flight; null for no limit."""
+
+    adaptive: bool = True
+    """Whether the calls in flight are found by trying; if not, they are `max_in_flight` exactly."""
+
+    requests_per_minute: float | None = None
+    tokens_per_minute: float | None = None
+
+    def __post_init__(self) -> None:
+        if not self.adaptive and self.max_in_flight is None:
+            message = "without adaptive, max_in_flight must say how many calls there are"
+            raise ValueError(message)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelServer:
     """One OpenAI-compatible server, and how it may be called."""
@@ -67,10 +112,21 @@ class ModelServer:
     max_response_bytes: int
     api_key: SecretStr | None = None
     headers: Mapping[str, SecretStr] = field(default_factory=dict)
-    max_in_flight: int | None = None
-    """Most calls in flight there from one process; null for no limit of its own."""
+    flow: FlowLimits = FlowLimits()
+    """Of all its models together."""
+
+    active_hours: ActiveHours | None = None
+    """When a call to it may begin; null for always."""
+
+    metrics_url: str | None = None
+    """Where it may publish its queue; null if nobody is to look."""
 
     endpoints: frozenset[Endpoint] = frozenset(Endpoint)
+
+    @property
+    def max_in_flight(self) -> int | None:
+        """Most calls in flight there; null for no limit."""
+        return self.flow.max_in_flight
 
     @property
     def is_local(self) -> bool:
@@ -99,6 +155,9 @@ class Route:
     model: str | None = None
     """The model's name there; null if it is the one that the line has."""
 
+    flow: FlowLimits | None = None
+    """The model's limits, if it has some of its own; those it leaves out are its server's."""
+
 
 @dataclass(frozen=True, slots=True)
 class ModelFilter:
@@ -106,6 +165,14 @@ class ModelFilter:
 
     names: tuple[str, ...] = ()
     are_meant: bool = False
+
+    def without(self, names: Collection[str]) -> Self:
+        """The same but for these models."""
+        if self.are_meant:
+            return type(self)(
+                tuple(each for each in self.names if each not in names), are_meant=True
+            )
+        return type(self)((*self.names, *names))
 
 
 EVERY_MODEL = ModelFilter()
@@ -139,8 +206,19 @@ class Upstreams:
     def _route(self, model: str | None) -> Route | None:
         route = None if model is None else self.routes.get(model)
         if route is None and self.default is not None:
-            route = Route(self.default)
+            route = Route(self.default, flow=self._flow_there(self.default, model))
         return route
+
+    def _flow_there(self, server: ModelServer, model: str | None) -> FlowLimits | None:
+        # A line may name a model as its server does, although the file has it by another name.
+        return next(
+            (
+                each.flow
+                for name, each in self.routes.items()
+                if each.server.name == server.name and (each.model or name) == model
+            ),
+            None,
+        )
 
     def models_without(self, busy: Collection[str]) -> ModelFilter:
         """The models that go to none of these servers; those that go nowhere are among them."""

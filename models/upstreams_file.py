@@ -13,9 +13,17 @@ from typing import Any
 
 from pydantic import SecretStr, ValidationError
 
+from models.hours import ActiveHours
 from models.lines import Endpoint
-from models.upstreams import ModelServer, Route, Upstreams, check_key
-from models.upstreams_tables import ModelTable, ServerTable, Table, UpstreamsFile, hint
+from models.upstreams import (
+    FlowLimits,
+    ModelServer,
+    Route,
+    Upstreams,
+    check_key,
+    find_metrics_url,
+)
+from models.upstreams_tables import FlowTable, ModelTable, ServerTable, Table, UpstreamsFile, hint
 
 _MOST_KEY_BYTES = 64 * 1024
 
@@ -24,6 +32,7 @@ class UpstreamsFileError(ValueError):
     """The file cannot be used; the message is a sentence for each thing that is wrong."""
 
 
+_FLOW_KEYS = FlowTable.model_fields.keys()
 _TABLES: dict[str, type[Table]] = {"upstreams": ServerTable, "models": ModelTable}
 
 
@@ -65,6 +74,7 @@ class _Resolver:
         self._folder = folder
         self._fallback = fallback
         self._environment = environment
+        self._flows_sent: dict[tuple[str, str], tuple[str, FlowLimits | None]] = {}
 
     def resolve(self, file: UpstreamsFile) -> Upstreams:
         """The servers and routes; of use only if there are no troubles."""
@@ -81,12 +91,13 @@ class _Resolver:
         routes: dict[str, Route] = {}
         for name, model in file.models.items():
             server = self._find(f"{_title('models', name)} upstream", model.upstream, servers)
+            flow = None if server is None else self._flow_of_model(name, model, server)
             for each in [name, *model.aliases]:
                 if each in routes or (each != name and each in file.models):
                     self.troubles.append(f"{_title('models', name)}: '{each}' is there twice")
                 elif server is not None:
                     sent = model.upstream_model or name
-                    routes[each] = Route(server, None if sent == each else sent)
+                    routes[each] = Route(server, None if sent == each else sent, flow)
         return Upstreams(servers, default, routes)
 
     def _find(
@@ -95,6 +106,27 @@ class _Resolver:
         if name not in servers:
             self.troubles.append(f"{place}: there is no server '{name}'{hint(name, servers)}")
         return servers.get(name)
+
+    def _flow_of_model(
+        self, name: str, table: ModelTable, server: ModelServer
+    ) -> FlowLimits | None:
+        """The model's own limits with its server's where it has none; null if all are its server's."""
+        title = _title("models", name)
+        most = server.flow.max_in_flight
+        if table.max_in_flight is not None and most is not None and table.max_in_flight > most:
+            self.troubles.append(
+                f"{title} max_in_flight: it must be {most} at most, as for all models of"
+                f" {_title('upstreams', server.name)}"
+            )
+        flow = _flow(table, server.flow) if table.model_fields_set & _FLOW_KEYS else None
+        sent = (server.name, table.upstream_model or name)
+        first, known = self._flows_sent.setdefault(sent, (name, flow))
+        if known != flow:
+            self.troubles.append(
+                f"{title} is the same model there as {_title('models', first)} and must have the"
+                " same limits"
+            )
+        return flow
 
     def _server(self, name: str, table: ServerTable) -> ModelServer:
         title = _title("upstreams", name)
@@ -108,7 +140,11 @@ class _Resolver:
             url=table.url,
             api_key=key,
             headers=table.headers,
-            max_in_flight=table.max_in_flight,
+            flow=_flow(table, FlowLimits()),
+            active_hours=None
+            if table.active_hours is None
+            else ActiveHours.parse(table.active_hours, table.time_zone or "UTC"),
+            metrics_url=find_metrics_url(table.metrics, table.url),
             call_timeout_seconds=table.call_timeout_seconds or self._fallback.call_timeout_seconds,
             connect_timeout_seconds=table.connect_timeout_seconds
             or self._fallback.connect_timeout_seconds,
@@ -141,6 +177,15 @@ class _Resolver:
         except ValueError as error:
             message = f"{place} holds no key: {error}"
             raise ValueError(message) from None
+
+
+def _flow(table: FlowTable, otherwise: FlowLimits) -> FlowLimits:
+    return FlowLimits(
+        max_in_flight=table.max_in_flight or otherwise.max_in_flight,
+        adaptive=otherwise.adaptive if table.adaptive is None else table.adaptive,
+        requests_per_minute=table.requests_per_minute or otherwise.requests_per_minute,
+        tokens_per_minute=table.tokens_per_minute or otherwise.tokens_per_minute,
+    )
 
 
 def _read_key(path: Path, place: str) -> str:
@@ -193,7 +238,9 @@ def _unknown_key(place: tuple[int | str, ...], value: Any) -> str:
     if title and key in UpstreamsFile.model_fields.keys() - _TABLES:
         # What stands below a table's head is in that table.
         return f"{title} has no key '{key}'; it belongs above the first table of the file"
-    end = hint(key, known) or f"; there are {', '.join(known)}"
+    # What is peculiar to the table comes first.
+    listed = sorted(known, key=lambda each: each in _FLOW_KEYS)
+    end = hint(key, known) or f"; there are {', '.join(listed)}"
     return f"{title or 'it'} has no key '{key}'{end}"
 
 

@@ -6,12 +6,21 @@ Promises: what a refusal says repeats nothing that may be a secret: of a header 
 import difflib
 import re
 from collections.abc import Iterable
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    model_validator,
+)
 
+from models.hours import ActiveHours, find_time_zone
 from models.lines import Endpoint
-from models.upstreams import check_base_url
+from models.upstreams import check_base_url, find_metrics_url
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -101,9 +110,34 @@ def _server_name(value: str) -> str:
     return value
 
 
+def _active_hours(value: Any) -> list[str]:
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list) or not all(isinstance(each, str) for each in texts):
+        message = "it must be a text such as '22:00-06:00', or a list of such"
+        raise ValueError(message)
+    ActiveHours.parse(texts)
+    return texts
+
+
+def _time_zone(value: str) -> str:
+    return find_time_zone(value).key
+
+
+def _switch(value: Any) -> Any:
+    """What people mean by `true` and `false`."""
+    return {True: "auto", False: "off"}[value] if isinstance(value, bool) else value
+
+
+def _metrics(value: str) -> str:
+    find_metrics_url(value, "")
+    return value
+
+
 _ServerName = Annotated[str, AfterValidator(_server_name)]
 _ModelName = Annotated[str, AfterValidator(_model_name)]
 _Seconds = Annotated[float, Field(gt=0, le=7 * 24 * 3600, allow_inf_nan=False)]
+
+_Rate = Annotated[float, Field(gt=0, le=1e12, allow_inf_nan=False)]
 
 
 class Table(BaseModel):
@@ -112,17 +146,35 @@ class Table(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
 
 
-class ServerTable(Table):
+class FlowTable(Table):
+    """How much may be asked, of a server or of a model; null if it is not said."""
+
+    max_in_flight: Annotated[int, Field(gt=0, le=10_000)] | None = None
+    adaptive: bool | None = None
+    requests_per_minute: _Rate | None = None
+    tokens_per_minute: _Rate | None = None
+
+    @model_validator(mode="after")
+    def _exact_number(self) -> "FlowTable":
+        if self.adaptive is False and self.max_in_flight is None:
+            message = "adaptive = false needs max_in_flight, which is then the number of calls"
+            raise ValueError(message)
+        return self
+
+
+class ServerTable(FlowTable):
     """`[upstreams.NAME]`: a model server."""
 
     url: Annotated[str, AfterValidator(_url)]
     api_key_env: Annotated[str, AfterValidator(_variable)] | None = None
     api_key_file: Annotated[str, Field(min_length=1)] | None = None
     headers: Annotated[dict[str, SecretStr], AfterValidator(_headers)] = {}
-    max_in_flight: Annotated[int, Field(gt=0, le=10_000)] | None = None
     call_timeout_seconds: _Seconds | None = None
     connect_timeout_seconds: _Seconds | None = None
     endpoints: Annotated[list[str], AfterValidator(_endpoints)] | None = None
+    active_hours: Annotated[list[str], BeforeValidator(_active_hours)] | None = None
+    time_zone: Annotated[str, AfterValidator(_time_zone)] | None = None
+    metrics: Annotated[str, BeforeValidator(_switch), AfterValidator(_metrics)] = "auto"
 
     @model_validator(mode="after")
     def _one_key(self) -> "ServerTable":
@@ -132,8 +184,15 @@ class ServerTable(Table):
             raise ValueError(message)
         return self
 
+    @model_validator(mode="after")
+    def _zone_of_hours(self) -> "ServerTable":
+        if self.time_zone is not None and self.active_hours is None:
+            message = "time_zone is that of active_hours, which is not there"
+            raise ValueError(message)
+        return self
 
-class ModelTable(Table):
+
+class ModelTable(FlowTable):
     """`[models.NAME]`: a model, the server that has it, and its other names."""
 
     upstream: str

@@ -242,6 +242,14 @@ class BatchProgress(BaseModel):
     forecast_in_window: bool | None
 
 
+class BatchUpdate(BaseModel):
+    """What the stream of events tells of a batch that has changed: an extension."""
+
+    object: Literal["batch.update"] = "batch.update"
+    batch: Batch
+    progress: BatchProgress
+
+
 class BatchList(BaseModel):
     """A page of batches."""
 

@@ -4,7 +4,7 @@
 # every pin to its newest version, otherwise pins stay where they are as far as pyproject.toml allows.
 #
 # The largest set is solved first and bounds the others, so that a package has one version in all
-# four files and a smaller installation can grow into a larger one without replacing anything.
+# all files and a smaller installation can grow into a larger one without replacing anything.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 uv=${UV:-uv}
@@ -25,7 +25,9 @@ compile() {
     echo "$file: $(grep -c '^[a-z].*==' "$file") packages"
 }
 
-compile dev pyproject.toml --extra embedded --group dev ${UPGRADE:+--upgrade}
+compile dev pyproject.toml --extra embedded --extra tracing --group dev ${UPGRADE:+--upgrade}
 compile embedded pyproject.toml --extra embedded --group build --constraint requirements/dev.txt
+compile tracing pyproject.toml --extra tracing --constraint requirements/dev.txt
 compile runtime pyproject.toml --constraint requirements/dev.txt
 compile build --group build --constraint requirements/dev.txt
+compile docs --group docs --constraint requirements/dev.txt

@@ -10,7 +10,13 @@ from pydantic_core import PydanticUndefined
 from pydantic_settings import BaseSettings
 
 from api.settings import ApiSettings
-from models.settings import BrokerSettings, DatabaseSettings, UpstreamSettings, WebhookSettings
+from models.settings import (
+    BrokerSettings,
+    DatabaseSettings,
+    MetricsSettings,
+    UpstreamSettings,
+    WebhookSettings,
+)
 from worker.settings import ControlSettings, NotifySettings, RunSettings, ValidateSettings
 
 PATH = Path(__file__).parents[1] / "docs" / "configuration.md"
@@ -32,6 +38,8 @@ Each is also an option of `overnight up` or `overnight api`, which wins.
 | `OVERNIGHT_PORT` | `8080` | Port that the API listens on. |
 | `OVERNIGHT_DATA_DIR` | `~/.local/share/overnight` | Where `overnight up` keeps data, key and logs. |
 | `OVERNIGHT_LOG_LEVEL` | `INFO` | From which level on the single processes log. |
+| `OVERNIGHT_LOG_FORMAT` | `console` | How: `console`, or \
+`json` for an object a line ([fields](observability.md#logs)). |
 """
 _SECTIONS: dict[str, tuple[str, type[BaseSettings]]] = {
     "Database": ("every process", DatabaseSettings),
@@ -42,6 +50,7 @@ _SECTIONS: dict[str, tuple[str, type[BaseSettings]]] = {
     "Sending webhooks": ("control workers", NotifySettings),
     "Validation": ("control workers", ValidateSettings),
     "Running": ("run workers", RunSettings),
+    "Metrics": ("worker", MetricsSettings),
     "Control": ("control workers and beat", ControlSettings),
 }
 

@@ -12,15 +12,15 @@ from tests.fixtures.runtime import (
     Reply,
     Request,
     ScriptedServer,
+    in_flight,
     reload,
     results_of,
     rings,
     run_settings,
+    run_shards,
     started_batch,
 )
-from worker.limiter import Limiter
 from worker.runtime import Runtime
-from worker.stages.run import run_shards
 
 GOOD = b'{"object":"chat.completion","usage":{"prompt_tokens":1,"completion_tokens":1}}'
 
@@ -36,7 +36,7 @@ async def finished(runtime: Runtime, batch: Batch) -> dict[int, dict[str, Any]]:
     await asyncio.wait_for(run_shards(runtime), timeout=30)
     assert (await reload(runtime.database, batch)).status == BatchStatus.FINALIZING
     assert rings(runtime)[-1] == ("finalize", batch.pk)
-    assert runtime.limiter.in_flight == 0
+    assert in_flight(runtime) == 0
     return await results_of(runtime.database, batch)
 
 
@@ -75,18 +75,3 @@ class Gate:
             await self._is_open.wait()
             return self.held_reply
         return Reply(body=GOOD)
-
-
-class WatchedLimiter(Limiter):
-    """Tells whether a call waits for a slot."""
-
-    def __init__(self, slots: int) -> None:
-        super().__init__(slots)
-        self.waiting = 0
-
-    async def acquire(self, server: str = "") -> None:
-        self.waiting += 1
-        try:
-            await super().acquire(server)
-        finally:
-            self.waiting -= 1

@@ -14,6 +14,7 @@ from celery.signals import (
 )
 from celery.worker.consumer.consumer import CONNECTION_ERROR
 
+from models.logline import log_to_standard_error
 from models.settings import BrokerSettings
 from worker.queue import SWEEP, make_celery
 from worker.runtime import drain_process, loop_thread, stop_process
@@ -50,9 +51,8 @@ app.steps["worker"].add(LookOften)
 
 @setup_logging.connect  # type: ignore[untyped-decorator]
 def _set_up_logging(loglevel: int | str | None = None, **_: Any) -> None:  # Celery's own
-    logging.basicConfig(
-        level=loglevel or logging.INFO,
-        format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
+    log_to_standard_error(
+        loglevel or logging.INFO, "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
     )
     # One line for every bell answered says nothing; what the stages did, they say themselves.
     for name in ("celery.worker.strategy", "celery.app.trace", "celery.beat"):

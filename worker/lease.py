@@ -1,4 +1,5 @@
 """Leases: who may work on a shard or a batch just now. Every statement is guarded and short.
+A shard's lease is taken in `worker.claim`.
 
 A lease is a name and a time in a row. It is taken only where nobody holds it, renewed and given back
 only by its holder, and lapses by the database's clock alone. Losing one is normal: the loser stops.
@@ -6,127 +7,26 @@ The name of a shard's lease holds the number of the claim, so that a process tha
 claim and has made another does not take itself for the holder of both.
 """
 
-from dataclasses import dataclass
+import asyncio
 
-from sqlalchemy import ARRAY, Integer, bindparam, exists, func, select, text, update
+from sqlalchemy import ColumnElement, exists, func, text, update
+from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.batch import Batch
-from models.database import Database
-from models.ids import BatchId, BatchPk, ShardPk
+from models.database import Database, is_away
+from models.failpoints import Failpoint, pass_failpoint
 from models.lifecycle import BatchStatus, ShardState
-from models.lines import Endpoint
 from models.queries import advance
-from models.result import Result
 from models.shard import Shard
-from models.upstreams import EVERY_MODEL, ModelFilter
+from worker.claim import ClaimedShard
 
+NOBODY = "nobody"
+"""Who holds the lease of a batch that is to be left alone for a while."""
 
-@dataclass(frozen=True, slots=True)
-class ClaimedShard:
-    """A shard whose lease is ours, with the places of the lines that still have no result."""
-
-    pk: ShardPk
-    batch_pk: BatchPk
-    batch_id: BatchId
-    endpoint: Endpoint
-    model: str | None
-    input_file_pk: int
-    lease_owner: str
-    seconds_left: float
-    """Until the batch's window closes, by the database's clock."""
-
-    lines: list[tuple[int, int, int]]
-    """(line number, offset, length) of each pending line, in the order of the shard."""
-
-
-# The most urgent runnable shard: of the batch with the fewest shards at work, so that a small batch
-# does not wait behind a big one; then of the one that ends first. MATERIALIZED is a fence: without it
-# the planner may run the inner query more than once and lock more rows than it claims.
-#
-# A lapsed lease counts only once the server itself has been up for as long as a lease lasts: after
-# an outage of the database its holders renew first, and keep what they have in flight.
-_CLAIM_SHARD = text(
-    """
-    WITH load AS MATERIALIZED (
-        SELECT batch_pk, count(*) FILTER (WHERE state = 'running' AND lease_until > now()) AS busy
-        FROM shards WHERE state <> 'done' GROUP BY batch_pk
-    ), next AS MATERIALIZED (
-        SELECT shards.pk
-        FROM shards JOIN batches ON batches.pk = shards.batch_pk JOIN load USING (batch_pk)
-        WHERE batches.status = 'in_progress' AND batches.expires_at > now()
-          AND batches.paused_at IS NULL
-          AND coalesce(batches.model = ANY(CAST(:models AS text[])), false) = :are_meant
-          AND (shards.state = 'queued'
-               OR (shards.state = 'running' AND shards.lease_until <= now()
-                   AND pg_postmaster_start_time() < now() - make_interval(secs => :lease_seconds)))
-        ORDER BY batches.pk = :passed_over, load.busy, batches.expires_at, shards.pk
-        LIMIT 1
-        FOR UPDATE OF shards SKIP LOCKED
-    )
-    UPDATE shards
-    SET state = 'running', lease_owner = :owner || '#' || (shards.claims + 1),
-        claims = shards.claims + 1, in_flight = 0,
-        lease_until = clock_timestamp() + make_interval(secs => :lease_seconds)
-    FROM next, batches
-    WHERE shards.pk = next.pk AND batches.pk = shards.batch_pk
-    RETURNING shards.pk, shards.batch_pk, shards.line_numbers, shards.offsets, shards.lengths,
-        shards.claims, shards.lease_owner,
-        batches.id AS batch_id, batches.endpoint, batches.model, batches.input_file_pk,
-        extract(epoch FROM batches.expires_at - clock_timestamp())::float8 AS seconds_left
-    """
-)
-
-
-async def claim_shard(
-    database: Database,
-    *,
-    owner: str,
-    lease_seconds: float,
-    passed_over: int = 0,
-    models: ModelFilter = EVERY_MODEL,
-) -> ClaimedShard | None:
-    """Take the lease of the most urgent runnable shard of these models, if there is one.
-
-    One of the batch `passed_over` only if no other batch has any.
-    """
-    values = {
-        "owner": owner,
-        "lease_seconds": lease_seconds,
-        "passed_over": passed_over,
-        "models": list(models.names),
-        "are_meant": models.are_meant,
-    }
-    async with database.begin() as session:
-        row = (await session.execute(_CLAIM_SHARD, values)).one_or_none()
-        if row is None:
-            return None
-        answered: set[int] = set()
-        # On its first claim a shard has no result yet.
-        if row.claims > 1:
-            answered = await _answered(session, row.batch_pk, row.line_numbers)
-    places = zip(row.line_numbers, row.offsets, row.lengths, strict=True)
-    return ClaimedShard(
-        pk=row.pk,
-        batch_pk=row.batch_pk,
-        batch_id=row.batch_id,
-        endpoint=Endpoint(row.endpoint),
-        model=row.model,
-        input_file_pk=row.input_file_pk,
-        lease_owner=row.lease_owner,
-        seconds_left=row.seconds_left,
-        lines=[place for place in places if place[0] not in answered],
-    )
-
-
-async def _answered(session: AsyncSession, batch_pk: int, line_numbers: list[int]) -> set[int]:
-    wanted = bindparam("line_numbers", line_numbers, type_=ARRAY(Integer))
-    rows = await session.scalars(
-        select(Result.line_no).where(
-            Result.batch_pk == batch_pk, Result.line_no == func.any(wanted)
-        )
-    )
-    return set(rows)
+MOST_REST_SECONDS = 60.0
+_REST_OF_TROUBLE_SECONDS = 15.0
+_ASK_AGAIN_SECONDS = 0.5
 
 
 async def close_shard(database: Database, shard: ClaimedShard) -> bool:
@@ -146,19 +46,8 @@ async def close_shard(database: Database, shard: ClaimedShard) -> bool:
             ),
             {"pk": shard.pk, "lease_owner": shard.lease_owner},
         )
+        pass_failpoint(Failpoint.CLOSE_CLOSING)
     return bool(state == ShardState.DONE)
-
-
-async def others_wait(database: Database, batch_pk: int) -> bool:
-    """Whether a shard of another batch waits for a worker."""
-    is_waiting = (
-        exists()
-        .where(Shard.batch_pk == Batch.pk, Batch.pk != batch_pk)
-        .where(Batch.status == BatchStatus.IN_PROGRESS, Batch.paused_at.is_(None))
-        .where(Shard.state == ShardState.QUEUED)
-    )
-    async with database.statement() as session:
-        return bool(await session.scalar(select(is_waiting)))
 
 
 async def advance_if_all_done(database: Database, batch_pk: int) -> bool:
@@ -169,13 +58,19 @@ async def advance_if_all_done(database: Database, batch_pk: int) -> bool:
     """
     is_open = exists().where(Shard.batch_pk == batch_pk, Shard.state != ShardState.DONE)
     async with database.begin() as session:
-        return await advance(session, batch_pk, BatchStatus.FINALIZING, ~is_open)
+        has_moved = await advance(session, batch_pk, BatchStatus.FINALIZING, ~is_open)
+    if has_moved:
+        pass_failpoint(Failpoint.CLOSE_BATCH_MOVED)
+    return has_moved
 
 
 async def claim_batch(
     session: AsyncSession, batch_pk: int, *statuses: BatchStatus, owner: str, lease_seconds: float
 ) -> Batch | None:
-    """Take a batch's own lease, for the stage that works on it in one of these statuses."""
+    """Take a batch's own lease, for the stage that works on it in one of these statuses.
+
+    That is one try more of this stage; its end, or giving the lease back unharmed, forgets them all.
+    """
     claimed = await session.execute(
         update(Batch)
         .where(
@@ -183,7 +78,7 @@ async def claim_batch(
             Batch.status.in_(statuses),
             (Batch.lease_owner.is_(None)) | (Batch.lease_until <= func.now()),
         )
-        .values(lease_owner=owner, lease_until=_from_now(lease_seconds))
+        .values(lease_owner=owner, lease_until=_from_now(lease_seconds), tries=Batch.tries + 1)
         .returning(Batch)
     )
     return claimed.scalar_one_or_none()
@@ -210,10 +105,73 @@ async def release_batch(database: Database, batch_pk: int, *, owner: str) -> Non
         await session.execute(
             update(Batch)
             .where(Batch.pk == batch_pk, Batch.lease_owner == owner)
-            .values(lease_owner=None, lease_until=None)
+            .values(lease_owner=None, lease_until=None, tries=0)
             .execution_options(synchronize_session=False)
         )
 
 
-def _from_now(seconds: float) -> object:
+async def rest_batch(database: Database, batch_pk: int, error: Exception, *, owner: str) -> None:
+    """Give a batch's lease up after a fault: nobody gets it for a pause that grows with every try.
+
+    The database's troubles, a full disk say, are not the batch's: they count as no try, and the pause
+    after them is always the same. Of a database that is away this waits for the return, for the try
+    is counted already; who has the lease by then keeps it.
+    """
+    is_counted = not isinstance(error, (OperationalError, InterfaceError, OSError))
+    rest = (
+        update(Batch)
+        .where(Batch.pk == batch_pk, Batch.lease_owner == owner)
+        .values(
+            lease_owner=NOBODY,
+            lease_until=_from_now(_growing_pause() if is_counted else _pause_after(error)),
+            tries=Batch.tries if is_counted else Batch.tries - 1,
+        )
+        .execution_options(synchronize_session=False)
+    )
+    while True:
+        try:
+            async with database.begin() as session:
+                await session.execute(rest)
+            return
+        except Exception as trouble:
+            if not is_away(trouble):
+                raise
+        await asyncio.sleep(_ASK_AGAIN_SECONDS)
+
+
+async def rest_after_deaths(database: Database) -> list[tuple[str, int]]:
+    """Let no batch be finished again at once whose finisher died not for the first time.
+
+    Their ids, and how often it was tried.
+    """
+    async with database.begin() as session:
+        rested = await session.execute(
+            update(Batch)
+            .where(
+                Batch.status.in_([BatchStatus.FINALIZING, BatchStatus.CANCELLING]),
+                Batch.tries > 1,
+                Batch.lease_owner != NOBODY,
+                Batch.lease_until <= func.now(),
+            )
+            .values(
+                lease_owner=NOBODY,
+                lease_until=_from_now(_growing_pause()),
+            )
+            .returning(Batch.id, Batch.tries)
+            .execution_options(synchronize_session=False)
+        )
+        return [(row.id, row.tries) for row in rested]
+
+
+def _growing_pause() -> ColumnElement[float]:
+    """Seconds: 2, doubled with every try. (Tries have no end, but the power of a number has.)"""
+    return func.least(MOST_REST_SECONDS, func.power(2.0, func.least(Batch.tries, 6)))
+
+
+def _pause_after(error: Exception) -> float:
+    """Seconds: short where a server was away, which has then returned, or has not and is waited for."""
+    return 1.0 if is_away(error) else _REST_OF_TROUBLE_SECONDS
+
+
+def _from_now(seconds: float | ColumnElement[float]) -> object:
     return func.clock_timestamp() + func.make_interval(0, 0, 0, 0, 0, 0, seconds)

@@ -5,11 +5,15 @@ nothing but the time; ringing never raises and never blocks for more than a few 
 rings again for whatever is runnable).
 """
 
+import contextlib
+import itertools
 import logging
 
 from celery import Celery
 from kombu.exceptions import KombuError
 from redis.exceptions import RedisError
+
+from models.metrics import BROKER_AWAY, BROKER_ERRORS
 
 log = logging.getLogger(__name__)
 
@@ -21,8 +25,16 @@ NOTIFY = "notify"
 SWEEP = "sweep"
 RUN_SHARD = "run_shard"
 
-RUN_WINDOW = 64
-"""Most `run_shard` bells kept waiting: enough for every idle slot, few enough to be forgotten soon."""
+RUN_WINDOW = 16
+"""Most `run_shard` bells kept waiting. A process that was idle and finds work rings for the next one."""
+
+_SWEPT = "overnight:swept"
+_WORKER = "overnight:worker:"
+_WORKER_SECONDS = 10
+_MOST_WORKERS = 1000
+
+SWEPT_SECONDS = 30
+"""A sweep that was so long ago is worth a word: beat or every control worker is gone."""
 
 _ANSWER_SECONDS = 1.0
 _SOCKET_SECONDS = 2.0
@@ -48,6 +60,8 @@ def make_celery(broker_url: str, *, socket_seconds: float | None = None) -> Cele
             "max_retries": 0,
         }
     celery.conf.update(
+        # Celery's default, said outright: who can write to the broker must not be able to run code.
+        accept_content=["json"],
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         broker_transport_options=transport_options,
@@ -80,7 +94,7 @@ class Doorbell:
         self._ring(VALIDATE_BATCH, batch_pk)
 
     def ring_run(self, times: int = 1) -> None:
-        """So many shards may be runnable; each bell wakes one idle slot."""
+        """So many shards may be runnable; each bell wakes one process."""
         for _ in range(times):
             if not self._ring(RUN_SHARD):
                 return
@@ -109,12 +123,57 @@ class Doorbell:
         """Whether the broker can be reached."""
         return self.waiting_bells(CONTROL_QUEUE) is not None
 
-    def workers_answer(self) -> bool:
-        """Whether at least one worker answers a ping within about a second."""
+    def workers_answer(self, queue: str) -> bool:
+        """Whether at least one worker of a queue answers a ping within about a second."""
         try:
-            return bool(self._celery.control.ping(timeout=_ANSWER_SECONDS, limit=1))
+            return bool(
+                self._celery.control.broadcast(
+                    "ping",
+                    reply=True,
+                    timeout=_ANSWER_SECONDS,
+                    limit=1,
+                    # As `overnight worker` names itself.
+                    pattern=f"{queue}@*",
+                    matcher="glob",
+                )
+            )
         except _BROKER_ERRORS:
             return False
+
+    def note_sweep(self) -> None:
+        """Leave word that everything has been looked over just now."""
+        with (
+            contextlib.suppress(*_BROKER_ERRORS),
+            self._celery.connection_for_write() as connection,
+        ):
+            connection.default_channel.client.set(_SWEPT, 1, ex=SWEPT_SECONDS)
+
+    def has_been_swept(self) -> bool:
+        """Whether everything has been looked over in the last half minute."""
+        try:
+            with self._celery.connection_for_write() as connection:
+                return bool(connection.default_channel.client.exists(_SWEPT))
+        except _BROKER_ERRORS:
+            return False
+
+    def note_worker(self, name: str, told: str) -> None:
+        """Leave word of how a process stands, for ten seconds."""
+        with (
+            contextlib.suppress(*_BROKER_ERRORS),
+            self._celery.connection_for_write() as connection,
+        ):
+            connection.default_channel.client.set(_WORKER + name, told, ex=_WORKER_SECONDS)
+
+    def told_of_workers(self) -> list[bytes]:
+        """What processes left word of; nothing if the broker is away."""
+        try:
+            with self._celery.connection_for_write() as connection:
+                client = connection.default_channel.client
+                keys = client.scan_iter(match=f"{_WORKER}*", count=_MOST_WORKERS)
+                names = list(itertools.islice(keys, _MOST_WORKERS))
+                return [told for told in client.mget(names) if told] if names else []
+        except _BROKER_ERRORS:
+            return []
 
     def close(self) -> None:
         """Close the connections."""
@@ -126,7 +185,9 @@ class Doorbell:
                 name, args=args, queue=_QUEUE_OF[name], retry=False, expires=expires_seconds
             )
         except _BROKER_ERRORS as error:
+            BROKER_ERRORS.labels("bell").inc()
             if not self._is_broker_away:
+                BROKER_AWAY.labels("bell").set(1)
                 log.warning(
                     "could not ring %s: the broker is away (%s)", name, type(error).__name__
                 )
@@ -134,6 +195,7 @@ class Doorbell:
             return False
         if self._is_broker_away:
             log.info("the broker answers again")
+            BROKER_AWAY.labels("bell").set(0)
         self._is_broker_away = False
         return True
 

@@ -9,15 +9,17 @@ write is larger than a few megabytes, unless a single result is.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from models.database import Database
+from models.failpoints import Failpoint, pass_failpoint
 from models.lifecycle import BatchStatus
+from models.metrics import LEASES_LOST
 from worker.answer import Usage
-from worker.lease import ClaimedShard
+from worker.claim import ClaimedShard
 from worker.settings import RunSettings
 
 log = logging.getLogger(__name__)
@@ -30,9 +32,13 @@ class Row(NamedTuple):
     succeeded: bool
     line: bytes
     usage: Usage
+    seconds: float = 0.0
+    """How long its last call took; zero if there was none."""
 
 
 # psycopg's binary parameters (%b) for the arrays: a quarter of the time of text ones, measured.
+#
+# `lapses` begins anew with each line that is recorded; only, a shard that is suspect stays so.
 #
 # `lines_per_second` is a mean that forgets at the rate of 1/e a minute (`api.services.progress`
 # reads it): each line adds 1/60 to it. A write without a line leaves it alone, and the exponent has a
@@ -44,12 +50,12 @@ _RECORD = """
         FOR UPDATE
     ), inserted AS (
         INSERT INTO results (batch_pk, line_no, succeeded, line, input_tokens, cached_tokens,
-                             output_tokens, reasoning_tokens, total_tokens)
+                             output_tokens, reasoning_tokens, total_tokens, seconds)
         SELECT lease.batch_pk, rows.*
         FROM lease, unnest(%(line_no)b::int[], %(succeeded)b::bool[], %(line)b::bytea[],
                            %(input_tokens)b::bigint[], %(cached_tokens)b::bigint[],
                            %(output_tokens)b::bigint[], %(reasoning_tokens)b::bigint[],
-                           %(total_tokens)b::bigint[]) AS rows
+                           %(total_tokens)b::bigint[], %(seconds)b::float8[]) AS rows
         ON CONFLICT DO NOTHING
         RETURNING succeeded, input_tokens, cached_tokens, output_tokens, reasoning_tokens,
                   total_tokens
@@ -73,6 +79,8 @@ _RECORD = """
         output_tokens = least(shards.output_tokens + counted.output_tokens, 1e18),
         reasoning_tokens = least(shards.reasoning_tokens + counted.reasoning_tokens, 1e18),
         total_tokens = least(shards.total_tokens + counted.total_tokens, 1e18),
+        lapses = CASE WHEN counted.lines = 0 THEN shards.lapses
+            WHEN shards.lapses < %(suspect_lapses)s THEN 0 ELSE %(suspect_lapses)s END,
         in_flight = %(in_flight)s::int,
         retries = shards.retries + %(retries)s::int,
         lines_per_second = CASE counted.lines WHEN 0 THEN shards.lines_per_second ELSE
@@ -131,6 +139,9 @@ class Recorder:
         self._in_flight = in_flight
         self.retries = 0
         """Calls that were made again and are not written yet; whoever makes one adds to it."""
+
+        self.on_recorded: Callable[[Sequence[Row]], None] = lambda _: None
+        """Called with the results that have become durable."""
 
         self._rows: list[Row] = []
         self._bytes = 0
@@ -209,8 +220,11 @@ class Recorder:
         self._bytes -= sum(len(row.line) for row in rows)
         if self._has_enough() or self._is_closing:
             self._is_full.set()
+        if rows and status is not None:
+            self.on_recorded(rows)
         if status is None:
             log.warning("shard %s: the lease is lost", self._shard.pk)
+            LEASES_LOST.inc()
             self._is_lost = True
             self._on_lost()
         elif status == _PAUSED:
@@ -226,7 +240,8 @@ class Recorder:
                 "shard %s: could not record %s results (%s); trying until it succeeds",
                 self._shard.pk,
                 len(rows),
-                type(error).__name__,
+                # Postgres' own word for it: a full disk is a `DiskFull`.
+                type(getattr(error, "orig", error)).__name__,
             )
         if rows:
             # The disk may be full. Then at least keep the shard: the next to take it would call its
@@ -252,6 +267,7 @@ class Recorder:
             "lease_owner": self._shard.lease_owner,
             "lease_seconds": self._settings.lease_seconds,
             "in_flight": self._in_flight(),
+            "suspect_lapses": self._settings.suspect_lapses,
             "retries": self.retries,
             "line_no": [row.line_no for row in rows],
             "succeeded": [row.succeeded for row in rows],
@@ -261,9 +277,12 @@ class Recorder:
             "output_tokens": [row.usage.output_tokens for row in rows],
             "reasoning_tokens": [row.usage.reasoning_tokens for row in rows],
             "total_tokens": [row.usage.total_tokens for row in rows],
+            "seconds": [row.seconds for row in rows],
         }
+        pass_failpoint(Failpoint.RECORD_BEFORE_WRITE)
         async with self._database.statement() as session:
             connection = await session.connection()
             recorded = await connection.exec_driver_sql(_RECORD, values)
             status: str | None = recorded.scalar_one_or_none()
+        pass_failpoint(Failpoint.RECORD_WRITTEN)
         return status

@@ -10,8 +10,6 @@ import random
 from dataclasses import dataclass
 from enum import Enum, auto
 
-_REPORT_SECONDS = 60.0
-
 
 class Blame(Enum):
     """What a failed try says about its cause."""
@@ -45,7 +43,6 @@ class Neighbours:
     successes: int = 0
     _last_success: float = float("-inf")
     _first_tries_failed: int = 0
-    _reported: float = float("-inf")
 
     def succeeded(self, now: float) -> None:
         """A line got its answer. `now` is monotonic, in seconds."""
@@ -56,13 +53,6 @@ class Neighbours:
     def first_try_failed(self) -> None:
         """A line that had not been tried before has failed."""
         self._first_tries_failed += 1
-
-    def should_report(self, now: float) -> bool:
-        """Whether to say again that the server fails; at most once a minute."""
-        if now - self._reported < _REPORT_SECONDS:
-            return False
-        self._reported = now
-        return True
 
     def charge(self, blame: Blame, *, successes_before: int, now: float) -> bool:
         """Whether this failure is the line's own; `successes_before` is from when the try began."""

@@ -12,7 +12,7 @@ import msgspec
 import orjson
 
 from models.lines import Endpoint, LineError
-from models.upstreams import Upstreams
+from models.upstreams import FlowLimits, Upstreams
 from worker.upstream import Upstream
 
 _decode_members: Callable[[bytes], dict[str, msgspec.Raw]] = msgspec.json.Decoder(
@@ -26,6 +26,8 @@ class Target:
 
     upstream: Upstream
     model: str | None = None
+    flow: FlowLimits | None = None
+    """The model's own limits, if it has some."""
 
     @property
     def server_name(self) -> str:
@@ -61,17 +63,7 @@ class Router:
         found = self.upstreams.find(endpoint, model)
         if isinstance(found, LineError):
             return found
-        return Target(self._connected[found.server.name], found.model)
-
-    @property
-    def is_shared(self) -> bool:
-        """Whether several servers share what this process has."""
-        return len(self.upstreams.servers) > 1
-
-    def server_of(self, endpoint: Endpoint, model: str | None) -> str:
-        """The name of the server that lines of this model go to; empty if they go nowhere."""
-        found = self.find(endpoint, model)
-        return found.server_name if isinstance(found, Target) else ""
+        return Target(self._connected[found.server.name], found.model, found.flow)
 
     async def aclose(self) -> None:
         """Close every connection."""

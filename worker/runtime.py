@@ -15,17 +15,21 @@ import socket
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import uvloop
 
+from models.chunk_cache import ChunkCache
 from models.database import Database
 from models.lines import Endpoint
+from models.metrics_folder import named_folder
 from models.receiver import Receiver
 from models.settings import WebhookSettings
+from models.tracing import start_tracing, stop_tracing
 from models.upstreams import Upstreams
-from worker.limiter import Limiter
+from worker.flow.exchange import Exchange
 from worker.outbox import Outbox
 from worker.queue import Doorbell
 from worker.retry import Neighbours
@@ -38,9 +42,10 @@ from worker.settings import (
     WorkerSettings,
 )
 
-Answer = TypeVar("Answer")
+if TYPE_CHECKING:
+    from worker.dispatch import Dispatcher
 
-_NO_LIMIT = 1_000_000
+Answer = TypeVar("Answer")
 
 
 @dataclass(slots=True)
@@ -53,7 +58,6 @@ class Runtime:
     database: Database
     doorbell: Doorbell
     router: Router
-    limiter: Limiter
     validate_settings: ValidateSettings
     run_settings: RunSettings
     control_settings: ControlSettings
@@ -66,10 +70,15 @@ class Runtime:
     notify_settings: NotifySettings = field(default_factory=NotifySettings)
     receiver: Receiver = field(init=False)
     outbox: Outbox = field(default_factory=Outbox)
-    shard_slots: Limiter = field(default_factory=lambda: Limiter(_NO_LIMIT))
-    """How many shards of each model server are worked on: one must not take every thread."""
+    exchange: Exchange | None = None
+    """Where processes agree on how much each may ask of a model server; null for a process alone."""
 
-    claiming: asyncio.Lock = field(default_factory=asyncio.Lock)
+    dispatcher: "Dispatcher | None" = field(init=False, default=None)
+    """Of a run process: made on first use, by `worker.dispatch`."""
+
+    chunk_cache: ChunkCache = field(default_factory=ChunkCache)
+    """For the readers of scattered lines: `read_places`."""
+
     draining: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
@@ -80,16 +89,13 @@ class Runtime:
         """The runtime of this process's settings. Opens no connection."""
         settings = WorkerSettings()
         upstreams = settings.upstream.upstreams()
+        owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         return cls(
-            owner=f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}",
+            owner=owner,
             database=Database.connect(settings.database, role="worker"),
             doorbell=Doorbell(settings.broker.redis_url.get_secret_value()),
             router=Router.connect(upstreams),
-            limiter=Limiter(
-                settings.run.max_in_flight,
-                {name: server.max_in_flight for name, server in upstreams.servers.items()},
-            ),
-            shard_slots=shard_slots_for(settings.run, upstreams),
+            exchange=Exchange(settings.broker.redis_url.get_secret_value(), owner),
             validate_settings=settings.validate,
             run_settings=settings.run,
             control_settings=settings.control,
@@ -107,19 +113,14 @@ class Runtime:
         return await asyncio.to_thread(bell, *args)
 
     async def aclose(self) -> None:
-        """Let the webhooks in flight end, and close every connection."""
+        """Let the calls and webhooks in flight end, and close every connection."""
         self.draining.set()
+        if self.dispatcher is not None:
+            await self.dispatcher.aclose()
         await self.outbox.drain(seconds=self.webhook_settings.webhook_timeout_seconds)
         await self.router.aclose()
         await self.database.dispose()
         self.doorbell.close()
-
-
-def shard_slots_for(run: RunSettings, upstreams: Upstreams) -> Limiter:
-    """A process's shards at a time, parted among its model servers; a single one needs no parting."""
-    if len(upstreams.servers) == 1:
-        return Limiter(_NO_LIMIT)
-    return Limiter(run.shards_per_worker, dict.fromkeys(upstreams.servers))
 
 
 class NeighboursByModel(dict[tuple[Endpoint, str | None], Neighbours]):
@@ -144,11 +145,14 @@ class LoopThread:
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="loop", daemon=True)
         self._thread.start()
+        start_tracing()
         try:
             self.runtime = self.run(_make_runtime())
         except BaseException:
             self._end()
             raise
+        self._telling = self._tell_metrics()
+        self._standing = self._tell_standing()
         _collect_garbage_seldom()
 
     def run(self, coroutine: Coroutine[Any, Any, Answer]) -> Answer:
@@ -162,7 +166,26 @@ class LoopThread:
     def stop(self) -> None:
         """Close the connections and end the loop."""
         self.run(self.runtime.aclose())
+        self._standing.cancel()
+        if self._telling is not None:
+            self._telling.cancel()
+        stop_tracing()
         self._end()
+
+    def _tell_metrics(self) -> "Future[None] | None":
+        folder = named_folder()
+        if folder is None:
+            return None
+        # Imported here: it needs the lanes' code, which needs this module.
+        from worker.metrics import keep_telling  # noqa: PLC0415
+
+        return asyncio.run_coroutine_threadsafe(keep_telling(self.runtime, folder), self._loop)
+
+    def _tell_standing(self) -> "Future[None]":
+        # For the same reason.
+        from worker.standing import keep_standing  # noqa: PLC0415
+
+        return asyncio.run_coroutine_threadsafe(keep_standing(self.runtime), self._loop)
 
     def _end(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)

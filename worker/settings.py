@@ -51,6 +51,17 @@ class ValidateSettings(BaseSettings):
         gt=0,
         description="A shard is closed when its lines reach this size.",
     )
+    validate_tries: int = Field(
+        default=5,
+        ge=1,
+        description="A batch whose validation was begun so often, and each time died or came to an"
+        " unforeseen error, fails.",
+    )
+    prefix_order: bool = Field(
+        default=True,
+        description="Call lines whose prompts begin alike one after the other, so that a model server's"
+        " prefix cache hits; the output files keep their order.",
+    )
 
 
 class RunSettings(BaseSettings):
@@ -59,13 +70,17 @@ class RunSettings(BaseSettings):
     model_config = ENV
 
     max_in_flight: int = Field(
-        default=128, gt=0, le=10_000, description="Most calls in flight in one run worker process."
+        default=1000,
+        gt=0,
+        le=10_000,
+        description="Most calls in flight in one run worker process, whatever its model servers would"
+        " take; how many each of them gets is found by itself ([how](model-servers.md)).",
     )
     shards_per_worker: int = Field(
-        default=8,
+        default=32,
         gt=0,
         le=100,
-        description="Shards that one run worker process works on at a time.",
+        description="Most shards that one run worker process takes lines from at a time.",
     )
     line_max_tries: int = Field(
         default=6,
@@ -79,9 +94,16 @@ class RunSettings(BaseSettings):
         description="Longest wait before a new try, unless the server asks for more.",
     )
     lease_seconds: float = Field(
-        default=15,
+        default=7,
         ge=2,
         description="A worker that is silent for so long loses its shard or batch.",
+    )
+    suspect_lapses: int = Field(
+        default=3,
+        ge=1,
+        description="A shard whose worker was lost so many times in a row, with nothing recorded in"
+        " between, has its lines tried alone; a line that was alone so many times fails"
+        " ([how](architecture.md#what-kills-its-worker)).",
     )
     drain_seconds: float = Field(
         default=30,
@@ -101,7 +123,20 @@ class RunSettings(BaseSettings):
     stall_seconds: float = Field(
         default=30,
         gt=0,
-        description="A shard all of whose lines fail for so long makes room for other batches.",
+        description="A worker that cannot reach a model server for so long gives the shards back that"
+        " are for it, but for one: another may have more luck.",
+    )
+    hang_seconds: float = Field(
+        default=30,
+        ge=0,
+        description="A call is never taken to hang sooner; 0 to wait for every answer as long as"
+        " `OVERNIGHT_CALL_TIMEOUT_SECONDS` allows.",
+    )
+    hang_factor: float = Field(
+        default=10,
+        ge=2,
+        description="A call that takes so many times as long as 98 % of its model's calls do is taken to"
+        " hang: it is given up and tried again, with four times as long each time.",
     )
     record_seconds: float = Field(
         default=0.5, gt=0, description="Longest time that a result waits to be written."

@@ -5,15 +5,18 @@ of the log: the stages leave everything such that the sweep can ring again.
 """
 
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from typing import Concatenate, ParamSpec
 
 from celery import Celery
 
 from models.faults import describe
+from models.metrics import STAGE_DURATION, STAGE_FAILURES
+from worker.dispatch import look_for_shards
 from worker.queue import FINALIZE_BATCH, NOTIFY, RUN_SHARD, SWEEP, VALIDATE_BATCH
 from worker.runtime import Runtime, loop_thread
-from worker.stages import finalize, notify, run, sweep, validate
+from worker.stages import finalize, notify, sweep, validate
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +26,7 @@ Args = ParamSpec("Args")
 def register_tasks(app: Celery) -> None:
     """Teach the application which bell calls which stage."""
     app.task(_answer(validate.validate_batch), name=VALIDATE_BATCH)
-    app.task(_answer(run.run_shards), name=RUN_SHARD)
+    app.task(_answer(look_for_shards), name=RUN_SHARD)
     app.task(_answer(finalize.finalize_batch), name=FINALIZE_BATCH)
     app.task(_answer(notify.notify), name=NOTIFY)
     app.task(_answer(sweep.sweep), name=SWEEP)
@@ -38,10 +41,13 @@ def _answer(
         async def run_stage(runtime: Runtime) -> None:
             await stage(runtime, *args, **kwargs)
 
+        name, began = stage.__name__, time.monotonic()
         try:
             loop = loop_thread()
             loop.run(run_stage(loop.runtime))
         except Exception as error:  # noqa: BLE001  # the edge of the task
-            log.error("%s: %s; the sweep will ring again", stage.__name__, describe(error))  # noqa: TRY400
+            STAGE_FAILURES.labels(name).inc()
+            log.error("%s: %s; the sweep will ring again", name, describe(error))  # noqa: TRY400
+        STAGE_DURATION.labels(name).observe(time.monotonic() - began)
 
     return answer

@@ -23,6 +23,7 @@ from models.faults import describe
 from models.lines import Endpoint
 from models.upstreams import ModelServer
 from worker.answer import NO_USAGE, BrokenAnswer, Usage, error_envelope, on_one_line, read_usage
+from worker.flow.rate_headers import RateHint, read_rate_headers
 from worker.retry import Blame
 from worker.transport import AiohttpTransport
 
@@ -57,6 +58,8 @@ class Outcome:
     retry_after_seconds: float | None = None
     code: str = ""
     message: str = ""
+    rate_hint: RateHint | None = None
+    """What the server's headers said of its rate limits."""
 
 
 class Upstream:
@@ -86,9 +89,21 @@ class Upstream:
         )
         return cls(server, transport)
 
-    async def send(self, endpoint: Endpoint, body: bytes, *, idempotency_key: str) -> Outcome:
-        """Post one line's body; the key lets a server that can do so recognise a repeated call."""
+    async def send(
+        self,
+        endpoint: Endpoint,
+        body: bytes,
+        *,
+        idempotency_key: str,
+        traceparent: str | None = None,
+    ) -> Outcome:
+        """Post one line's body; the key lets a server that can do so recognise a repeated call.
+
+        `traceparent` is the call's own span, for a server that traces, too.
+        """
         headers = self._headers | {"idempotency-key": idempotency_key}
+        if traceparent is not None:
+            headers["traceparent"] = traceparent
         request = httpx.Request("POST", self._urls[endpoint], headers=headers, content=body)
         return await self._exchange(request, is_video=endpoint is Endpoint.VIDEOS)
 
@@ -168,7 +183,14 @@ def _outcome_of_response(response: httpx.Response) -> Outcome:
                 code="upstream_broken_answer",
                 message="The model server's answer was not a JSON object.",
             )
-        return Outcome(Verdict.SUCCEEDED, status, response_id, on_one_line(body), usage)
+        return Outcome(
+            Verdict.SUCCEEDED,
+            status,
+            response_id,
+            on_one_line(body),
+            usage,
+            rate_hint=_rate_hint(response),
+        )
     should_retry = response.headers.get("x-should-retry")
     is_transient = should_retry == "true" or (
         should_retry != "false" and (status in _RETRIED or status >= 500)  # server errors
@@ -181,7 +203,15 @@ def _outcome_of_response(response: httpx.Response) -> Outcome:
         error_envelope(body, status),
         blame=_blame(status, retry_after),
         retry_after_seconds=retry_after,
+        rate_hint=_rate_hint(response),
     )
+
+
+def _rate_hint(response: httpx.Response) -> RateHint | None:
+    # Most servers send none, and asking httpx for each header that there might be takes long.
+    if any(name[:11].lower() == b"x-ratelimit" for name, _ in response.headers.raw):
+        return read_rate_headers(response.headers)
+    return None
 
 
 def _blame(status: int, retry_after: float | None) -> Blame:

@@ -3,7 +3,7 @@
 from fastapi import APIRouter
 
 from api.auth import CallerDep
-from api.deps import BellDep, CreateBatchBody, DatabaseDep, SettingsDep
+from api.deps import BellDep, CreateBatchBody, DatabaseDep, PollsDep, SettingsDep
 from api.extensions import BATCH_FILTER_PARAMETERS, BatchFilterDep, IdempotencyKeyDep
 from api.openapi import CREATE_BATCH_BODY
 from api.params import ListBatchesQuery
@@ -31,6 +31,7 @@ async def create_batch(
         request=body,
         window=window,
         max_batches_per_hour=settings.max_batches_per_hour,
+        refuse_hopeless=settings.refuse_hopeless,
         idempotency_key=idempotency_key,
     )
 
@@ -44,9 +45,9 @@ async def list_batches(
 
 
 @router.get("/{batch_id}")
-async def get_batch(batch_id: str, database: DatabaseDep, caller: CallerDep) -> wire.Batch:
+async def get_batch(batch_id: str, polls: PollsDep, caller: CallerDep) -> wire.Batch:
     """Show a batch."""
-    return await batches.get(database, caller, batch_id=batch_id)
+    return await polls.get(caller, batch_id)
 
 
 @router.post("/{batch_id}/cancel")

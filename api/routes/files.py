@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request, Response
 
 from api.auth import CallerDep
 from api.content import content_response
-from api.deps import DatabaseDep, SettingsDep
+from api.deps import DatabaseDep, SettingsDep, UploadSlotsDep
 from api.extensions import IdempotencyKeyDep
 from api.multipart import read_form
 from api.openapi import UPLOAD_FORM
@@ -23,13 +23,15 @@ async def upload_file(
     database: DatabaseDep,
     caller: CallerDep,
     settings: SettingsDep,
+    slots: UploadSlotsDep,
     idempotency_key: IdempotencyKeyDep,
 ) -> wire.File:
     """Upload a file."""
     form = read_form(request, max_file_bytes=settings.max_bytes_of(None))
-    return await intake.upload(
-        database, caller, form=form, settings=settings, idempotency_key=idempotency_key
-    )
+    with slots.take(caller):
+        return await intake.upload(
+            database, caller, form=form, settings=settings, idempotency_key=idempotency_key
+        )
 
 
 @router.get("")

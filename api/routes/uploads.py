@@ -3,7 +3,13 @@
 from fastapi import APIRouter, Request
 
 from api.auth import CallerDep
-from api.deps import CompleteUploadBody, CreateUploadBody, DatabaseDep, SettingsDep
+from api.deps import (
+    CompleteUploadBody,
+    CreateUploadBody,
+    DatabaseDep,
+    SettingsDep,
+    UploadSlotsDep,
+)
 from api.multipart import read_form
 from api.openapi import COMPLETE_UPLOAD_BODY, CREATE_UPLOAD_BODY, PART_FORM
 from api.services import completion, multipart_uploads
@@ -27,12 +33,14 @@ async def add_upload_part(
     database: DatabaseDep,
     caller: CallerDep,
     settings: SettingsDep,
+    slots: UploadSlotsDep,
 ) -> wire.UploadPart:
     """Add a part of at most 64 MB. Parts may be sent in any order, and several at a time."""
     form = read_form(request, max_file_bytes=settings.max_part_bytes)
-    return await multipart_uploads.add_part(
-        database, caller, upload_id=upload_id, form=form, settings=settings
-    )
+    with slots.take(caller):
+        return await multipart_uploads.add_part(
+            database, caller, upload_id=upload_id, form=form, settings=settings
+        )
 
 
 @router.post("/{upload_id}/complete", openapi_extra=COMPLETE_UPLOAD_BODY)
@@ -42,11 +50,13 @@ async def complete_upload(
     database: DatabaseDep,
     caller: CallerDep,
     settings: SettingsDep,
+    slots: UploadSlotsDep,
 ) -> wire.Upload:
     """Join parts, in the order given, to a file."""
-    return await completion.complete(
-        database, caller, upload_id=upload_id, request=body, settings=settings
-    )
+    with slots.take(caller):
+        return await completion.complete(
+            database, caller, upload_id=upload_id, request=body, settings=settings
+        )
 
 
 @router.post("/{upload_id}/cancel")

@@ -4,6 +4,7 @@ Promises: nobody learns of another project's batch; a batch is in the database b
 of it, and before anybody is rung; of a cancel and a stage that race, the life cycle decides who wins.
 """
 
+import logging
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 
@@ -11,6 +12,7 @@ import orjson
 from sqlalchemy import (
     ColumnElement,
     Text,
+    bindparam,
     case,
     cast,
     false,
@@ -23,19 +25,28 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.bell import Bell, ring
 from api.params import BatchFilter, CreateBatch, ListBatches
+from api.services.admission import judge
 from api.services.idempotency import AlreadyMade, claim_key, ticket_for
 from models import Batch, wire
 from models.database import Database
 from models.errors import BatchNotCancellable, BatchNotFound, InvalidParameter
+from models.failpoints import Failpoint, pass_failpoint
 from models.ids import could_be_id, new_batch_id
 from models.lifecycle import BatchStatus
 from models.lines import MAX_ECHO
 from models.project import Caller
 from models.queries import advance, counted_batches
 from models.quota import require_batch_allowed
+from models.tracing import current_traceparent
+
+log = logging.getLogger(__name__)
 
 EVERY_BATCH = BatchFilter(frozenset(), {})
 _CANCELLED = {BatchStatus.CANCELLING, BatchStatus.CANCELLED}
+# Made once: a batch is polled often, and making a statement takes as long as running it.
+_SHOWN = counted_batches().where(
+    Batch.id == bindparam("id"), Batch.project_pk == bindparam("project_pk")
+)
 _NUL = r"(^|[^\\])(\\\\)*\\u0000"
 """A NUL in JSON; after an escaped backslash, `u0000` is just text."""
 
@@ -48,21 +59,31 @@ async def create(
     request: CreateBatch,
     window: timedelta,
     max_batches_per_hour: int,
+    refuse_hopeless: bool = False,
     idempotency_key: str | None = None,
 ) -> wire.Batch:
     """Accept a batch. Its input is looked at later, when it is validated.
 
     Raises:
         BatchRateReached: the project has created as many in the last hour as it may.
+        BatchHopeless: hopeless ones are refused, and it is one.
         IdempotencyKeyReused: the key has stood for another request.
     """
     expiry = request.output_expires_after
     said = orjson.dumps(request.model_dump(mode="json"), option=orjson.OPT_SORT_KEYS)
     ticket = ticket_for(caller, operation="batches.create", key=idempotency_key, said=(said,))
     batch_id = new_batch_id()
+    hopeless = (
+        await judge(database, caller, input_file_id=request.input_file_id, window=window)
+        if refuse_hopeless
+        else None
+    )
     try:
         async with database.begin() as session:
             await claim_key(session, ticket, batch_id)
+            # Not before: a batch that was taken is answered again, however full it has become.
+            if hopeless is not None:
+                raise hopeless
             batch = await add(
                 session,
                 caller,
@@ -75,8 +96,11 @@ async def create(
                 output_expires_after_seconds=None if expiry is None else expiry.seconds,
                 expires_at=func.now() + window,
             )
+            pass_failpoint(Failpoint.CREATE_ADDING)
     except AlreadyMade as made:
         return await get(database, caller, batch_id=made.object_id)
+    log.info("batch %s: created", batch.id)
+    pass_failpoint(Failpoint.CREATE_BEFORE_BELL)
     await ring(bell.ring_validate, batch.pk)
     return wire.Batch.of(batch)
 
@@ -92,7 +116,7 @@ async def add(
     await require_batch_allowed(
         session, caller.project_pk, max_batches_per_hour=max_batches_per_hour
     )
-    columns = {"project_pk": caller.project_pk} | values
+    columns = {"project_pk": caller.project_pk, "traceparent": current_traceparent()} | values
     batch: Batch | None = await session.scalar(insert(Batch).values(columns).returning(Batch))
     assert batch is not None  # noqa: S101  # an INSERT returns its row
     return batch
@@ -104,7 +128,7 @@ async def get(database: Database, caller: Caller, *, batch_id: str) -> wire.Batc
     Raises:
         BatchNotFound: there is none with this id.
     """
-    async with database.begin() as session:
+    async with database.statement() as session:
         return await show(session, caller, batch_id)
 
 
@@ -140,12 +164,14 @@ async def cancel(database: Database, caller: Caller, *, bell: Bell, batch_id: st
     async with database.begin() as session:
         batch_pk = (await find(session, caller, batch_id)).pk
         moved = await advance(session, batch_pk, BatchStatus.CANCELLING)
+        pass_failpoint(Failpoint.CANCEL_MOVING)
         # Read again in any case: it may have moved between the look and the step.
         session.expire_all()
         shown = await show(session, caller, batch_id)
         if not moved and shown.status not in _CANCELLED:
             raise BatchNotCancellable(shown.status)
     if moved:
+        pass_failpoint(Failpoint.CANCEL_BEFORE_BELL)
         await ring(bell.ring_finalize, batch_pk)
     return shown
 
@@ -158,8 +184,8 @@ async def show(session: AsyncSession, caller: Caller, batch_id: str) -> wire.Bat
     """
     row = None
     if could_be_id(batch_id):
-        statement = counted_batches().where(_is_theirs(caller, batch_id))
-        row = (await session.execute(statement)).one_or_none()
+        wanted = {"id": batch_id, "project_pk": caller.project_pk}
+        row = (await session.execute(_SHOWN, wanted)).one_or_none()
     if row is None:
         raise BatchNotFound(batch_id[:MAX_ECHO])
     return wire.Batch.of(*row)

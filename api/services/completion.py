@@ -29,13 +29,14 @@ from models.errors import (
     Unavailable,
     UploadHasEnded,
 )
+from models.failpoints import Failpoint, pass_failpoint
 from models.file import FileStatus
 from models.ids import could_be_id, new_file_id
 from models.joining import fit_together, move_chunks, read_through
 from models.lines import MAX_ECHO
 from models.project import Caller
 from models.queries import file_is_visible
-from models.storage import Upload, open_upload
+from models.storage import open_upload
 from models.upload import UploadStatus
 
 
@@ -66,7 +67,9 @@ async def complete(
             parts = await _find_parts(session, upload, request.part_ids)
     if status == UploadStatus.PENDING:
         try:
-            return await _join(database, upload, parts, request, settings)
+            completed = await _join(database, upload, parts, request, settings)
+            pass_failpoint(Failpoint.COMPLETE_DONE)
+            return completed
         except (InputUnreadable, Unavailable):
             # Another request may have been faster, or the clock, and the parts are gone.
             async with database.begin() as session:
@@ -128,15 +131,19 @@ async def _join(
         purpose=upload.purpose,
         filename=upload.filename,
     )
+    # Before a copy, which takes as much room again.
+    await _judge(database, upload, parts, request.md5)
+    pass_failpoint(Failpoint.COMPLETE_PARTS_READ)
     if fit_together(parts):
-        await _read_all(database, upload, parts, request.md5, None)
         async with database.begin() as session:
             file.bytes, file.chunk_bytes = upload.bytes, storage.CHUNK_BYTES
             session.add(file)
             await session.flush()
             ended = await _end(session, upload, file.pk, request)
             await move_chunks(session, parts, file.pk)
+            pass_failpoint(Failpoint.COMPLETE_MOVING_CHUNKS)
             await _forget(session, upload, parts)
+            pass_failpoint(Failpoint.COMPLETE_FORGETTING_PARTS)
             published = await session.execute(
                 update(File)
                 .where(File.pk == file.pk)
@@ -147,7 +154,9 @@ async def _join(
             return wire.Upload.of(ended, published.scalar_one())
     copy = await open_upload(database, file)
     try:
-        await _read_all(database, upload, parts, request.md5, copy)
+        async with aclosing(read_through(database, parts)) as pieces:
+            async for piece in pieces:
+                await copy.write(piece)
         ends: list[MultipartUpload] = []
 
         async def end(session: AsyncSession) -> None:
@@ -160,20 +169,16 @@ async def _join(
         raise
 
 
-async def _read_all(
-    database: Database,
-    upload: MultipartUpload,
-    parts: Sequence[File],
-    md5: str | None,
-    copy: Upload | None,
+async def _judge(
+    database: Database, upload: MultipartUpload, parts: Sequence[File], md5: str | None
 ) -> None:
-    """Judge what the parts hold, and copy it where that is needed; read no more than that takes."""
+    """Refuse what the parts hold if it may not become a file; read no more than that takes."""
     checksum = None if md5 is None else hashlib.md5(usedforsecurity=False)
     first_line = FirstLine()
     if upload.purpose != "batch":
         first_line.is_json_object = True
     async with aclosing(read_through(database, parts)) as pieces:
-        while first_line.is_json_object is None or checksum is not None or copy is not None:
+        while first_line.is_json_object is None or checksum is not None:
             piece = await anext(pieces, None)
             if piece is None:
                 break
@@ -182,8 +187,6 @@ async def _read_all(
                 raise NotJsonLines
             if checksum is not None:
                 checksum.update(piece)
-            if copy is not None:
-                await copy.write(piece)
     first_line.end()
     if not first_line.is_json_object:
         raise NotJsonLines
@@ -209,6 +212,7 @@ async def _end(
     )
     if ended is None:
         raise Unavailable("upload")
+    pass_failpoint(Failpoint.COMPLETE_ENDING)
     return ended
 
 

@@ -3,7 +3,7 @@
 What a client may see is decided by `models.queries.file_is_visible`, here and nowhere else.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from datetime import datetime
 
 from sqlalchemy import Select, false, func, select, tuple_, update
@@ -13,6 +13,7 @@ from api.params import ListFiles
 from models import File, wire
 from models.database import Database
 from models.errors import FileNotFound, InvalidParameter, PurposeNotReadable
+from models.failpoints import Failpoint, pass_failpoint
 from models.file import FileStatus
 from models.ids import could_be_id
 from models.lines import MAX_ECHO
@@ -84,6 +85,7 @@ async def delete(database: Database, caller: Caller, *, file_id: str) -> wire.Fi
         )
     if deleted is None:
         raise FileNotFound(file_id[:MAX_ECHO])
+    pass_failpoint(Failpoint.DELETE_HIDDEN)
     return wire.FileDeleted(id=deleted)
 
 
@@ -101,7 +103,7 @@ async def open_content(database: Database, caller: Caller, *, file_id: str) -> F
     return file
 
 
-def read(database: Database, file: File, start: int, stop: int) -> AsyncIterator[bytes]:
+def read(database: Database, file: File, start: int, stop: int) -> AsyncGenerator[bytes]:
     """The bytes `start` to `stop` of a file, in pieces."""
     return read_range(database, file, start, stop)
 

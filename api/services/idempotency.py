@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from models import IdempotencyKey
 from models.database import Database
 from models.errors import IdempotencyKeyReused, Unavailable
+from models.failpoints import Failpoint, pass_failpoint
 from models.project import Caller
 
 _TRIES = 5
@@ -95,6 +96,7 @@ async def claim_key(
             .returning(IdempotencyKey.key)
         )
         if claimed is not None:
+            pass_failpoint(Failpoint.KEY_CLAIMING)
             return
         made = await _made(session, ticket)
         if made is None:

@@ -7,6 +7,8 @@ at most, and what they say is good for a few more. One that gives no list is lef
 
 import asyncio
 import logging
+import ssl
+from functools import cache
 from typing import Any
 
 import httpx
@@ -23,6 +25,15 @@ _SECONDS = 3.0
 FRESH_SECONDS = 5.0
 """How long an answer, or the lack of one, is good for."""
 
+MOST_BYTES = 8 * 1024 * 1024
+"""A longer list is none: a model server must not be able to fill this process's memory."""
+
+
+@cache
+def _certificates() -> ssl.SSLContext:
+    """Whom to trust: read once for all servers, for that takes a twentieth of a second."""
+    return httpx.create_ssl_context()
+
 
 class _Listing:
     """One server's list of models, asked for when it is wanted and not fresh any more."""
@@ -31,10 +42,12 @@ class _Listing:
         self._name = server.name
         self._client = httpx.AsyncClient(
             base_url=server.url,
-            headers={"accept": "application/json"} | server.own_headers(),
+            headers={"accept": "application/json", "accept-encoding": "identity"}
+            | server.own_headers(),
             timeout=_SECONDS,
             follow_redirects=False,
             trust_env=not server.is_local,
+            verify=_certificates(),
         )
         self._asking = asyncio.Lock()
         self._found: list[wire.Model] | None = None
@@ -53,9 +66,8 @@ class _Listing:
     async def _ask(self) -> list[wire.Model] | None:
         try:
             async with asyncio.timeout(_SECONDS):
-                response = await self._client.get("/models")
-            response.raise_for_status()
-            listed = [_model(entry) for entry in orjson.loads(response.content)["data"]]
+                page = await self._read()
+            listed = [_model(entry) for entry in orjson.loads(page)["data"]]
         except (
             httpx.HTTPError,
             httpx.InvalidURL,
@@ -69,6 +81,18 @@ class _Listing:
             )
             return None
         return list({model.id: model for model in reversed(listed)}.values())[::-1]
+
+    async def _read(self) -> bytes:
+        page = bytearray()
+        async with self._client.stream("GET", "/models") as response:
+            response.raise_for_status()
+            # Undecoded: a few compressed bytes, which were not asked for, may stand for gigabytes.
+            async for piece in response.aiter_raw():
+                page += piece
+                if len(page) > MOST_BYTES:
+                    message = "the list of models is too long"
+                    raise ValueError(message)
+        return bytes(page)
 
     async def aclose(self) -> None:
         await self._client.aclose()
@@ -84,6 +108,11 @@ class ModelCatalog:
         if upstreams.default is not None:
             asked.add(upstreams.default.name)
         self._listings = {name: _Listing(upstreams.servers[name]) for name in asked}
+
+    @property
+    def servers(self) -> list[str]:
+        """The names of all model servers."""
+        return list(self._upstreams.servers)
 
     async def known(self) -> tuple[dict[str, wire.Model], bool]:
         """Every model by its id, and whether these are all: the default server has given its list.

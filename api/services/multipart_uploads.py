@@ -26,6 +26,7 @@ from models.errors import (
     UploadHasEnded,
     UploadNotFound,
 )
+from models.failpoints import Failpoint, pass_failpoint
 from models.file import FileStatus
 from models.ids import could_be_id, new_part_id, new_upload_id
 from models.lines import MAX_ECHO
@@ -170,6 +171,7 @@ class _Intake:
                 .returning(UploadPart.created_at)
             )
             assert created_at is not None  # noqa: S101  # the insertion returned it
+            pass_failpoint(Failpoint.PART_ADDING)
             registered.append(
                 wire.UploadPart(
                     id=self._id, created_at=int(created_at.timestamp()), upload_id=upload.id

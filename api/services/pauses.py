@@ -15,6 +15,7 @@ from api.services.batches import find, show
 from models import Batch, Shard, wire
 from models.database import Database
 from models.errors import BatchNotChangeable
+from models.failpoints import Failpoint, pass_failpoint
 from models.lifecycle import BatchStatus, ShardState
 from models.project import Caller
 from worker.queue import RUN_WINDOW
@@ -49,6 +50,7 @@ async def resume(database: Database, caller: Caller, *, bell: Bell, batch_id: st
         runnable = select(func.count()).select_from(queued.limit(RUN_WINDOW).subquery())
         times = await session.scalar(runnable) or 0
     if times:
+        pass_failpoint(Failpoint.RESUME_BEFORE_BELL)
         await ring(lambda _: bell.ring_run(times), batch_pk)
     return shown
 

@@ -9,7 +9,7 @@ import math
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, func, select, true
+from sqlalchemy import ColumnElement, Select, func, select, true
 from sqlalchemy.engine import Row
 
 from models import Batch, Shard, wire
@@ -20,7 +20,7 @@ from models.lifecycle import FINAL, BatchStatus, ShardState
 from models.lines import MAX_ECHO
 from models.project import Caller
 
-_RATE_SECONDS = 60
+RATE_SECONDS = 60
 """How fast `worker.recorder` lets its mean forget."""
 
 _FEWEST_LINES = 0.05
@@ -44,37 +44,43 @@ async def progress(database: Database, caller: Caller, *, batch_id: str) -> wire
     row = None
     if could_be_id(batch_id):
         async with database.statement() as session:
-            row = (await session.execute(_standing(caller, batch_id))).one_or_none()
+            statement = standing_batches().where(
+                Batch.id == batch_id, Batch.project_pk == caller.project_pk
+            )
+            row = (await session.execute(statement)).one_or_none()
     if row is None:
         raise BatchNotFound(batch_id[:MAX_ECHO])
-    return _told(row)
+    return told(row)
 
 
-def _standing(caller: Caller, batch_id: str) -> Select[Any]:
+def standing_batches() -> Select[Any]:
+    """Select batches, each with the sums over its shards: what `told` tells from."""
     is_held = (Shard.state == ShardState.RUNNING) & (Shard.lease_until > func.now())
-    age = func.extract("epoch", func.now() - Shard.lines_per_second_at) / _RATE_SECONDS
-    # Postgres takes a number too small to be told from zero for an error.
-    faded = func.exp(-func.least(60, func.greatest(0, age)))
     sums = (
         select(
             func.coalesce(func.sum(Shard.succeeded), 0).label("succeeded"),
             func.coalesce(func.sum(Shard.failed), 0).label("failed"),
             func.coalesce(func.sum(Shard.in_flight).filter(is_held), 0).label("in_flight"),
             func.coalesce(func.sum(Shard.retries), 0).label("retries"),
-            func.coalesce(func.sum(Shard.lines_per_second * faded), 0).label("rate"),
+            lines_per_second_now().label("rate"),
             *(func.coalesce(func.sum(column), 0).label(column.key) for column in _TOKENS),
         )
         .where(Shard.batch_pk == Batch.pk)
         .lateral()
     )
-    return (
-        select(Batch, func.now().label("now"), sums)
-        .join(sums, true())
-        .where(Batch.id == batch_id, Batch.project_pk == caller.project_pk)
-    )
+    return select(Batch, func.now().label("now"), sums).join(sums, true())
 
 
-def _told(row: Row[Any]) -> wire.BatchProgress:
+def lines_per_second_now() -> ColumnElement[float]:
+    """How fast lines of the selected shards end: their means, forgetting since they were written."""
+    age = func.extract("epoch", func.now() - Shard.lines_per_second_at) / RATE_SECONDS
+    # Postgres takes a number too small to be told from zero for an error.
+    faded = func.exp(-func.least(60, func.greatest(0, age)))
+    return func.coalesce(func.sum(Shard.lines_per_second * faded), 0.0)
+
+
+def told(row: Row[Any]) -> wire.BatchProgress:
+    """The progress of one of the selected batches."""
     batch: Batch = row.Batch
     counts = wire.RequestCounts(
         total=batch.total,
@@ -113,11 +119,11 @@ def _unbiased(rate: float, batch: Batch, now: datetime) -> float:
     if batch.in_progress_at is None:
         return 0.0
     age_seconds = max(1.0, (now - batch.in_progress_at).total_seconds())
-    return rate / -math.expm1(-age_seconds / _RATE_SECONDS)
+    return rate / -math.expm1(-age_seconds / RATE_SECONDS)
 
 
 def _seconds_for(lines: int, rate: float) -> float | None:
     """How long so many lines take at this rate, if that can be told."""
     if lines == 0:
         return 0.0
-    return None if rate * _RATE_SECONDS < _FEWEST_LINES else lines / rate
+    return None if rate * RATE_SECONDS < _FEWEST_LINES else lines / rate

@@ -32,7 +32,9 @@ async def find(database: Database, name: str) -> Project | None:
         return await _find(session, name)
 
 
-async def find_or_create(database: Database, name: str) -> tuple[Project, bool]:
+async def find_or_create(
+    database: Database, name: str, *, weight: float = 1.0
+) -> tuple[Project, bool]:
     """The project of this name or id, made if it is new; and whether it is. Two at once make one."""
     async with database.begin() as session:
         # Looked for first: a number of the sequence is used up by every try to insert.
@@ -41,7 +43,7 @@ async def find_or_create(database: Database, name: str) -> tuple[Project, bool]:
             return found, False
         made = await session.scalar(
             insert(Project)
-            .values(id=new_project_id(), name=name)
+            .values(id=new_project_id(), name=name, weight=weight)
             .on_conflict_do_nothing(index_elements=[Project.name])
             .returning(Project)
         )
@@ -76,10 +78,10 @@ async def usage_of(database: Database, project: Project) -> Usage:
 
 
 async def set_limits(
-    database: Database, project: Project, limits: Mapping[str, int | None]
+    database: Database, project: Project, values: Mapping[str, float | None]
 ) -> Project:
-    """Change some limits of a project, by their columns' names; null is the settings' limit."""
-    return await _change(database, project, limits)
+    """Change the weight and some limits, by their columns' names; a null is the settings' limit."""
+    return await _change(database, project, values)
 
 
 async def archive(database: Database, project: Project) -> Project:

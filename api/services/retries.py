@@ -29,6 +29,7 @@ from models.errors import (
     InvalidParameter,
     NothingToRetry,
 )
+from models.failpoints import Failpoint, pass_failpoint
 from models.ids import new_batch_id, new_file_id, request_id
 from models.lifecycle import FINAL, BatchStatus
 from models.lines import request_id_of
@@ -78,6 +79,7 @@ async def retry(
     upload = await open_upload(database, copy.file)
     try:
         await copy.copy_lines(failed, upload)
+        pass_failpoint(Failpoint.RETRY_LINES_COPIED)
         retried = await copy.publish(upload, ticket)
     except AlreadyMade as earlier:
         await discard(upload)
@@ -85,6 +87,7 @@ async def retry(
     except BaseException:
         await discard(upload)
         raise
+    pass_failpoint(Failpoint.RETRY_BEFORE_BELL)
     await ring(bell.ring_validate, retried.pk)
     return wire.Batch.of(retried)
 
@@ -183,6 +186,7 @@ class _Retry:
                 input_file_id=self.file.id,
                 **self._columns,
             )
+            pass_failpoint(Failpoint.RETRY_ADDING)
             retried.append(batch)
 
         expires_at = File.created_at + self._settings.file_retention()

@@ -5,7 +5,7 @@ Promises: SIGTERM lets the answers that were begun end (within ten seconds) and 
 
 import signal
 import socket
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 import uvicorn
@@ -15,6 +15,16 @@ from api.protocol import HttpProtocol
 from cli.processes.start import HandedDown, read_settings, start_logging, wait_at_gate
 
 _GRACE_SECONDS = 10
+
+
+class ApiServer(uvicorn.Server):
+    """uvicorn, which would wait in vain for answers that have no end."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let streams of events end first."""
+        app: Any = self.config.app
+        app.state.watches.close()
+        await super().shutdown(sockets)
 
 
 def api(
@@ -48,7 +58,7 @@ def api(
         timeout_keep_alive=75,
         timeout_graceful_shutdown=_GRACE_SECONDS,
     )
-    server = uvicorn.Server(config)
+    server = ApiServer(config)
     wait_at_gate(gate_fd)
     # `up` binds the port itself and hands it down: while the API restarts, callers wait in the
     # socket's queue and nobody is refused.

@@ -1,7 +1,7 @@
 """What every single process does first: settle its logging, read its settings, wait for its gate.
 
 Promises: a wrong setting is a sentence and exit status 2; a line of the log never holds a prompt, a
-completion or a key.
+completion or a key, and nothing in it can begin a line of its own.
 """
 
 import logging
@@ -13,6 +13,7 @@ import typer
 from pydantic import ValidationError
 
 from cli.console import UsageError, explain_settings
+from models.logline import log_to_standard_error
 
 _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _QUIET_LOGGERS = (
@@ -31,12 +32,18 @@ HandedDown = Annotated[int | None, typer.Option(hidden=True)]
 
 
 def start_logging() -> int:
-    """Log to standard error, from OVERNIGHT_LOG_LEVEL (INFO) upwards. Returns the level."""
+    """Log to standard error, from OVERNIGHT_LOG_LEVEL (INFO) upwards. Returns the level.
+
+    OVERNIGHT_LOG_FORMAT is `console`, which is for people, or `json`, an object a line.
+    """
     name = os.environ.get("OVERNIGHT_LOG_LEVEL", "INFO").upper()
     level = logging.getLevelNamesMapping().get(name)
     if level is None:
         raise UsageError(f"OVERNIGHT_LOG_LEVEL: {name} is none of DEBUG, INFO, WARNING, ERROR.")
-    logging.basicConfig(format=_FORMAT, level=level)
+    form = os.environ.get("OVERNIGHT_LOG_FORMAT") or "console"
+    if form not in {"console", "json"}:
+        raise UsageError(f"OVERNIGHT_LOG_FORMAT: {form} is neither console nor json.")
+    log_to_standard_error(level, _FORMAT, as_json=form == "json")
     for quiet in _QUIET_LOGGERS:
         logging.getLogger(quiet).setLevel(max(level, logging.WARNING))
     return level

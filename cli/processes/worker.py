@@ -1,11 +1,12 @@
 """`overnight worker`: what makes batches move, as a run and a control process side by side.
 
 Promises: either of the two is started again when it dies; SIGTERM stops both warmly, and they get
-their drain time and a margin to do so.
+their drain time and a margin to do so; OVERNIGHT_METRICS_PORT is one port, for both.
 """
 
 import asyncio
 import os
+from contextlib import AbstractContextManager, nullcontext
 from typing import Annotated
 
 import typer
@@ -42,9 +43,26 @@ def worker(
             raise typer.BadParameter(
                 "it needs --only run or --only control", param_hint="--concurrency"
             )
-        asyncio.run(_run_both())
+        with _served_metrics():
+            asyncio.run(_run_both())
         return
     level = start_logging()
+    with _served_metrics():
+        status = _run_one(only, concurrency=concurrency, level=level, gate_fd=gate_fd)
+    raise typer.Exit(status)
+
+
+def _served_metrics() -> AbstractContextManager[int | None]:
+    """Serve metrics inside the block, if a port is set for them."""
+    if not os.environ.get("OVERNIGHT_METRICS_PORT"):
+        return nullcontext()
+    # Imported here and not above, for the reason that it gives.
+    from cli.processes.metrics import served_metrics  # noqa: PLC0415
+
+    return served_metrics()
+
+
+def _run_one(only: Only, *, concurrency: int | None, level: int, gate_fd: int | None) -> int:
     # Imported here and not above: the process that only watches over both needs neither Celery nor
     # the workers' code, which take two seconds and 60 MB.
     from cli.processes.celery import run_celery_worker  # noqa: PLC0415
@@ -52,22 +70,22 @@ def worker(
     from worker.settings import WorkerSettings  # noqa: PLC0415
 
     if only is Only.RUN and concurrency is not None:
-        # Several model servers share them out. (More than the setting allows are shared out as so many.)
+        # (More than the setting allows are so many.)
         os.environ["OVERNIGHT_SHARDS_PER_WORKER"] = str(min(concurrency, 100))
     settings = read_settings(WorkerSettings)
     if only is Only.RUN:
-        pool, default = "threads", settings.run.shards_per_worker
+        # A bell only wakes the dispatcher, which takes a moment.
+        pool, processes = "threads", 1
     else:
-        pool, default = "prefork", settings.control.control_processes
-    status = run_celery_worker(
+        pool, processes = "prefork", concurrency or settings.control.control_processes
+    return run_celery_worker(
         app,
         queue=only.value,
         pool=pool,
-        concurrency=concurrency or default,
+        concurrency=processes,
         level=level,
         gate_fd=gate_fd,
     )
-    raise typer.Exit(status)
 
 
 async def _run_both() -> None:

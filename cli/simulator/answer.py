@@ -10,8 +10,11 @@ class Answer(NamedTuple):
 
     body: bytes
     tokens: int = 0
+    prompt_tokens: int = 0
     headers: bytes = b""
     """Whole header lines; a `content-type` that stands first replaces that of JSON."""
+    is_prefix_hit: bool | None = None
+    """Whether its prefix was in the cache; None where there is no cache to look in."""
 
 
 def template(shape: dict[str, Any]) -> bytes:

@@ -16,7 +16,7 @@ import httptools
 MOST_BODY_BYTES = 64 * 1024 * 1024
 MOST_WAITING = 64
 
-_HEARD = frozenset({b"authorization", b"expect", b"idempotency-key"})
+_HEARD = frozenset({b"authorization", b"expect", b"idempotency-key", b"x-traffic"})
 _HEADS = {
     status.value: (
         f"HTTP/1.1 {status.value} {status.phrase}\r\nserver: overnight-simulated\r\n"
@@ -33,6 +33,23 @@ class BodyTooLarge(Exception):
 class Exchange:
     """One request, and what becomes of it."""
 
+    __slots__ = (
+        "arrived",
+        "authorization",
+        "body",
+        "connection",
+        "headers",
+        "is_admitted",
+        "is_call",
+        "is_interactive",
+        "keep_alive",
+        "key",
+        "method",
+        "path",
+        "timer",
+        "tokens_charged",
+    )
+
     def __init__(self, connection: "Connection") -> None:
         """Start empty; the parser fills it in."""
         self.connection = connection
@@ -45,6 +62,9 @@ class Exchange:
         self.body = b""
         self.keep_alive = True
         self.is_admitted = False
+        self.is_call = False
+        self.is_interactive = False
+        self.tokens_charged = 0
         self.timer: asyncio.TimerHandle | None = None
 
 
@@ -144,6 +164,8 @@ class Connection(asyncio.Protocol):
                 self._incoming.key = value.decode("latin-1")
             elif name == b"authorization":
                 self._incoming.authorization = value
+            elif name == b"x-traffic":
+                self._incoming.is_interactive = value.lower() == b"interactive"
             elif value.lower() == b"100-continue" and self._transport is not None:
                 self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         if self._keeps_headers:

@@ -1,7 +1,8 @@
 """What the simulated model says: from a request's body to the endpoint's finished answer.
 
-Pure: no clock but the `created` field, no randomness, no state; videos, which take their time, are
-kept by the `Videos` that is given. A body the real API would refuse raises `Refusal`.
+Pure: no clock but the `created` field, no randomness, no state. Videos, which take their time, are
+kept by the `Videos` that is given, prompt prefixes by the `Prefixes`. A body the real API would
+refuse raises `Refusal`.
 """
 
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from cli.simulator.answer import Answer
 from cli.simulator.body import check_model
 from cli.simulator.generation import chat_completion, response, text_completion
 from cli.simulator.images import image_edit, image_generation
+from cli.simulator.prefixes import Prefixes, prefix_of
 from cli.simulator.refusal import Refusal
 from cli.simulator.scoring import embeddings, moderation
 from cli.simulator.settings import SERVED_BY_DEFAULT, SimulatorSettings
@@ -22,23 +24,27 @@ from cli.simulator.videos import Videos
 _CREATED = 1_750_000_000
 
 
-_ANSWERED_AT_ONCE: dict[str, Callable[[dict[str, Any], SimulatorSettings], Answer]] = {
+_GENERATED: dict[str, Callable[[dict[str, Any], SimulatorSettings, int], Answer]] = {
     "/v1/chat/completions": chat_completion,
     "/v1/completions": text_completion,
+    "/v1/responses": response,
+}
+_ANSWERED_AT_ONCE: dict[str, Callable[[dict[str, Any], SimulatorSettings], Answer]] = {
     "/v1/embeddings": embeddings,
     "/v1/moderations": moderation,
     "/v1/images/edits": image_edit,
     "/v1/images/generations": image_generation,
-    "/v1/responses": response,
 }
 VIDEOS = "/v1/videos"
-ENDPOINTS = frozenset({*_ANSWERED_AT_ONCE, VIDEOS})
+ENDPOINTS = frozenset({*_GENERATED, *_ANSWERED_AT_ONCE, VIDEOS})
 _WITH_A_DEFAULT_MODEL = frozenset(
     {"/v1/moderations", "/v1/images/edits", "/v1/images/generations", VIDEOS}
 )
 
 
-def answer_call(path: str, raw: bytes, settings: SimulatorSettings, videos: Videos) -> Answer:
+def answer_call(
+    path: str, raw: bytes, settings: SimulatorSettings, videos: Videos, prefixes: Prefixes
+) -> Answer:
     """Answer a POST to one of the `ENDPOINTS`."""
     try:
         body = orjson.loads(raw)
@@ -55,6 +61,14 @@ def answer_call(path: str, raw: bytes, settings: SimulatorSettings, videos: Vide
             code="unsupported_value",
             param="stream",
         )
+    generate = _GENERATED.get(path)
+    if generate is not None:
+        if not settings.prefix_cache:
+            return generate(body, settings, 0)
+        prefix = prefix_of(body)
+        is_hit = prefixes.look_up(prefix, settings.prefix_cache)
+        said = generate(body, settings, max(1, len(prefix) // 4) if is_hit else 0)
+        return said._replace(is_prefix_hit=is_hit)
     if path == VIDEOS:
         is_doomed = has_marker(settings.video_fail_marker, raw)
         return videos.begin(body, settings, is_doomed=is_doomed)

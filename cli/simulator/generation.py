@@ -23,7 +23,7 @@ _USAGE = {
     "prompt_tokens": "%d",
     "completion_tokens": "%d",
     "total_tokens": "%d",
-    "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0},
+    "prompt_tokens_details": {"cached_tokens": "%d", "audio_tokens": 0},
     "completion_tokens_details": {
         "reasoning_tokens": 0,
         "audio_tokens": 0,
@@ -66,7 +66,9 @@ _TEXT_COMPLETION = template(
 _TEXT_CHOICE = template({"index": "%d", "text": "%b", "logprobs": None, "finish_reason": "stop"})
 
 
-def chat_completion(body: dict[str, Any], settings: SimulatorSettings) -> Answer:
+def chat_completion(
+    body: dict[str, Any], settings: SimulatorSettings, cached_tokens: int
+) -> Answer:
     """Answer the last user message, in JSON where `response_format` asks for it."""
     prompt, characters = conversation(required_list(body, "messages"))
     form = body.get("response_format")
@@ -76,10 +78,12 @@ def chat_completion(body: dict[str, Any], settings: SimulatorSettings) -> Answer
         _structured(reply(prompt, mark, settings.reply_bytes, index), form, schema)
         for index in range(read_integer(body, "n", 1, MOST_CHOICES))
     ]
-    return _written(_CHAT_COMPLETION, _CHAT_CHOICE, body, mark, characters, texts)
+    return _written(_CHAT_COMPLETION, _CHAT_CHOICE, body, mark, characters, cached_tokens, texts)
 
 
-def text_completion(body: dict[str, Any], settings: SimulatorSettings) -> Answer:
+def text_completion(
+    body: dict[str, Any], settings: SimulatorSettings, cached_tokens: int
+) -> Answer:
     """Continue each prompt, `n` times."""
     prompts = read_inputs(body, "prompt")
     marks = [digest(prompt) for prompt in prompts]
@@ -90,10 +94,12 @@ def text_completion(body: dict[str, Any], settings: SimulatorSettings) -> Answer
         for index in range(count)
     ]
     characters = sum(map(len, prompts))
-    return _written(_TEXT_COMPLETION, _TEXT_CHOICE, body, marks[0], characters, texts)
+    return _written(
+        _TEXT_COMPLETION, _TEXT_CHOICE, body, marks[0], characters, cached_tokens, texts
+    )
 
 
-def response(body: dict[str, Any], settings: SimulatorSettings) -> Answer:
+def response(body: dict[str, Any], settings: SimulatorSettings, cached_tokens: int) -> Answer:
     """Answer the last user input, in JSON where `text.format` asks for it."""
     prompt, characters = _asked(body)
     text_settings = body.get("text")
@@ -134,14 +140,17 @@ def response(body: dict[str, Any], settings: SimulatorSettings) -> Answer:
         "truncation": "disabled",
         "usage": {
             "input_tokens": tokens_in,
-            "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+            "input_tokens_details": {
+                "cached_tokens": min(cached_tokens, tokens_in),
+                "cache_write_tokens": 0,
+            },
             "output_tokens": tokens_out,
             "output_tokens_details": {"reasoning_tokens": 0},
             "total_tokens": tokens_in + tokens_out,
         },
         "metadata": body.get("metadata") or {},
     }
-    return Answer(orjson.dumps(said), tokens_out)
+    return Answer(orjson.dumps(said), tokens_out, tokens_in)
 
 
 def _asked(body: dict[str, Any]) -> tuple[str, int]:
@@ -182,6 +191,7 @@ def _written(
     body: dict[str, Any],
     mark: str,
     characters: int,
+    cached_tokens: int,
     texts: Sequence[str],
 ) -> Answer:
     tokens_in, tokens_out = max(1, characters // 4), sum(map(count_tokens, texts))
@@ -194,5 +204,6 @@ def _written(
         tokens_in,
         tokens_out,
         tokens_in + tokens_out,
+        cached_tokens and min(cached_tokens, tokens_in),
     )
-    return Answer(written, tokens_out)
+    return Answer(written, tokens_out, tokens_in)

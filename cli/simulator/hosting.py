@@ -60,6 +60,10 @@ class ThreadedServer:
         """What has been counted so far."""
         return self._run(_now(self._server.stats))
 
+    def reset_stats(self) -> Stats:
+        """Count anew; calls in service and in the queue remain, and are counted when they end."""
+        return self._run(_now(self._server.reset_stats))
+
     def calls(self) -> list[Call]:
         """The latest calls, oldest first; as many as `settings.remember` allows."""
         return self._run(_now(self._server.calls))

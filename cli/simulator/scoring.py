@@ -68,7 +68,7 @@ def embeddings(body: dict[str, Any], _settings: SimulatorSettings) -> Answer:
         "model": body["model"],
         "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
     }
-    return Answer(orjson.dumps(said))
+    return Answer(orjson.dumps(said), prompt_tokens=tokens)
 
 
 def moderation(body: dict[str, Any], _settings: SimulatorSettings) -> Answer:

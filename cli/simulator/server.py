@@ -5,24 +5,18 @@ call, so a test may change them while the server runs.
 """
 
 import asyncio
-import dataclasses
 import math
 import random
+import time
 from collections import deque
-
-import orjson
 
 from cli.simulator import refusal
 from cli.simulator.answer import Answer
 from cli.simulator.connection import Connection, Exchange
-from cli.simulator.endpoints import (
-    ENDPOINTS,
-    VIDEOS,
-    answer_call,
-    has_marker,
-    list_models,
-    one_model,
-)
+from cli.simulator.desk import Closed, Desk, check_entry
+from cli.simulator.endpoints import ENDPOINTS, answer_call, has_marker
+from cli.simulator.prefixes import Prefixes
+from cli.simulator.rates import Rates, estimate_tokens
 from cli.simulator.record import CUT_BY_SERVER, LEFT_BY_CLIENT, Call, Record, Stats
 from cli.simulator.refusal import Refusal
 from cli.simulator.settings import SimulatorSettings
@@ -31,6 +25,8 @@ from cli.simulator.videos import Videos
 
 # A worker opens hundreds of connections at once; the default of 100 would make some wait a second.
 BACKLOG = 4_096
+
+_TOO_MANY = refusal.failure(429).body
 
 
 class SimulatedServer:
@@ -44,6 +40,9 @@ class SimulatedServer:
         self._random = random.Random(self.settings.seed)
         self._record = Record(log=self.settings.log, remember=self.settings.remember)
         self._videos = Videos()
+        self._desk = Desk(self._record, self._videos, self._random)
+        self._prefixes = Prefixes()
+        self._rates = Rates(time.monotonic)
         self._queue: deque[Exchange] = deque()
         self._server: asyncio.Server | None = None
         self._is_stopping = False
@@ -94,27 +93,45 @@ class SimulatedServer:
         """What has been counted so far."""
         return self._record.stats()
 
+    def reset_stats(self) -> Stats:
+        """Count anew; calls in service and in the queue remain, and are counted when they end."""
+        return self._record.reset()
+
     def calls(self) -> list[Call]:
         """The latest calls, oldest first; as many as `settings.remember` allows."""
         return list(self._record.latest)
 
     def receive(self, exchange: Exchange) -> None:
         """Answer at once what needs no service; let the rest in, or not."""
+        settings = self.settings
         try:
             reply = self._at_the_door(exchange)
+        except Closed:
+            exchange.connection.abort()
+            return
         except Refusal as refused:
             self._send(exchange, refused.status, refused.body)
             return
         if reply is not None:
             self._send(exchange, 200, reply.body, reply.headers)
-        elif not self._is_full():
-            self._begin(exchange)
-        elif self.settings.over == "queue":
-            self._queue.append(exchange)
-            self._record.queued += 1
-        else:
+            return
+        # Whoever waits is first, also for a slot that has just become free.
+        must_wait = bool(self._queue) or (settings.capacity is not None and self._is_full())
+        if must_wait and settings.over == "refuse":
             self._record.refused += 1
-            self._send(exchange, 429, refusal.failure(429).body, self._retry_headers())
+            self._send(exchange, 429, _TOO_MANY, self._retry_headers(settings.retry_after))
+            return
+        if settings.requests_per_minute or settings.tokens_per_minute:
+            wait = self._charge(exchange)
+            if wait:
+                self._record.rate_limited += 1
+                self._send(exchange, 429, _TOO_MANY, self._retry_headers(wait))
+                return
+        if must_wait:
+            self._queue.append(exchange)
+            self._record.enqueue()
+        else:
+            self._begin(exchange)
 
     def abandon(self, exchange: Exchange) -> None:
         """Forget a call whose connection is gone."""
@@ -126,46 +143,41 @@ class SimulatedServer:
         elif exchange in self._queue:
             self._queue.remove(exchange)
             self._record.queued -= 1
-        self._count(exchange, CUT_BY_SERVER if self._is_stopping else LEFT_BY_CLIENT)
+        is_cut = self._is_stopping or self._is_closing
+        self._record.count(exchange, CUT_BY_SERVER if is_cut else LEFT_BY_CLIENT)
+
+    @property
+    def _is_closing(self) -> bool:
+        return self.settings.outage and self.settings.down_mode == "close"
 
     def _at_the_door(self, exchange: Exchange) -> Answer | None:
         """The answer to what is not a model call; None for a model call; or a refusal."""
         settings = self.settings
-        method, path = exchange.method, exchange.path
-        if path == "/stats":
-            return Answer(orjson.dumps(dataclasses.asdict(self.stats())))
-        if settings.outage:
-            raise refusal.failure(503)
-        if path == "/health":
-            return Answer(b'{"status":"ok"}')
-        if not self._holds_key(exchange):
-            raise Refusal(401, "Incorrect API key provided.", code="invalid_api_key")
-        if method == "POST" and path in ENDPOINTS:
+        if exchange.method == "POST" and exchange.path in ENDPOINTS:
+            exchange.is_call = True
+            if settings.outage or settings.api_key is not None:
+                check_entry(exchange, settings)
             return None
-        if method == "GET" and path == "/v1/models":
-            return list_models(settings)
-        if method == "GET" and path.startswith("/v1/models/"):
-            return one_model(path.removeprefix("/v1/models/"), settings)
-        if method == "GET" and path.startswith(f"{VIDEOS}/"):
-            return self._poll(path.removeprefix(f"{VIDEOS}/"))
-        raise Refusal(404, f"Unknown request URL: {method} {path}.", code="unknown_url")
-
-    def _poll(self, rest: str) -> Answer:
-        settings = self.settings
-        if settings.poll_error_rate and self._random.random() < settings.poll_error_rate:
-            raise refusal.failure(settings.error_status)
-        video_id, _, part = rest.partition("/")
-        if part == "content":
-            return self._videos.content(video_id)
-        return self._videos.retrieve(rest)
-
-    def _holds_key(self, exchange: Exchange) -> bool:
-        key = self.settings.api_key
-        return key is None or exchange.authorization == f"Bearer {key}".encode()
+        reply = self._desk.answer(exchange, settings)
+        if exchange.path == "/control":
+            if self._is_closing:
+                for connection in self.connections - {exchange.connection}:
+                    connection.abort()
+            self._let_in()  # The capacity may have grown.
+        return reply
 
     def _is_full(self) -> bool:
         capacity = self.settings.capacity
         return capacity is not None and self._record.in_flight >= capacity
+
+    def _charge(self, exchange: Exchange) -> float:
+        """Take the call's share of the limits a minute, or say how long it has to wait for it."""
+        settings = self.settings
+        estimate = estimate_tokens(exchange.body)
+        wait = self._rates.admit(settings.requests_per_minute, settings.tokens_per_minute, estimate)
+        if not wait and settings.tokens_per_minute:
+            exchange.tokens_charged = estimate
+        return wait
 
     def _begin(self, exchange: Exchange) -> None:
         """Take the call into service and decide how it will end, and when."""
@@ -177,6 +189,8 @@ class SimulatedServer:
             self._end(exchange, refused.status, Answer(refused.body))
             return
         settings, dice = self.settings, self._random
+        if exchange.tokens_charged:
+            self._rates.settle(said.prompt_tokens + said.tokens - exchange.tokens_charged)
         status, cut = 200, False
         if has_marker(settings.fail_marker, exchange.body):
             status = settings.fail_status
@@ -187,6 +201,8 @@ class SimulatedServer:
         elif settings.error_rate and dice.random() < settings.error_rate:
             status = settings.error_status
         seconds = self._service_seconds(said.tokens)
+        if said.is_prefix_hit is not None:
+            seconds += self._count_prefix(is_hit=said.is_prefix_hit)
         answer = said if status == 200 else Answer(refusal.failure(status).body)
         if seconds > 0:
             loop = asyncio.get_running_loop()
@@ -197,18 +213,34 @@ class SimulatedServer:
     def _read(self, exchange: Exchange) -> Answer:
         if has_marker(self.settings.bad_request_marker, exchange.body):
             raise refusal.failure(400)
-        return answer_call(exchange.path, exchange.body, self.settings, self._videos)
+        return answer_call(
+            exchange.path, exchange.body, self.settings, self._videos, self._prefixes
+        )
 
     def _service_seconds(self, tokens: int) -> float:
         settings = self.settings
         seconds = settings.latency
         if settings.latency_sigma:
             seconds *= math.exp(settings.latency_sigma * self._random.gauss(0.0, 1.0))
-        return seconds + settings.token_latency * tokens
+        seconds += settings.token_latency * tokens
+        if settings.load_latency:
+            seconds *= 1 + settings.load_latency * (self._record.in_flight - 1)
+        return seconds
+
+    def _count_prefix(self, *, is_hit: bool) -> float:
+        """Count it; the further seconds that it takes."""
+        if is_hit:
+            self._record.prefix_hits += 1
+            return 0.0
+        self._record.prefix_misses += 1
+        return self.settings.prefix_miss_latency
 
     def _end(self, exchange: Exchange, status: int, answer: Answer, cut: bool = False) -> None:
+        # Before the answer is written: its reader may send the next call at once, and finds a slot.
         self._record.in_flight -= 1
-        headers = self._retry_headers() if status == 429 else answer.headers
+        headers = answer.headers
+        if status == 429:  # as asked for by option
+            headers = self._retry_headers(self.settings.retry_after)
         self._send(exchange, status, answer.body, headers, cut=cut)
         self._let_in()
 
@@ -231,40 +263,17 @@ class SimulatedServer:
         *,
         cut: bool = False,
     ) -> None:
-        self._count(exchange, CUT_BY_SERVER if cut else status)
+        self._record.count(exchange, CUT_BY_SERVER if cut else status)
+        settings = self.settings
+        if (settings.requests_per_minute or settings.tokens_per_minute) and exchange.is_call:
+            headers += self._rates.headers(settings.requests_per_minute, settings.tokens_per_minute)
         exchange.connection.respond(exchange, status, body, headers, cut=cut)
 
-    def _count(self, exchange: Exchange, status: int) -> None:
-        path, record = exchange.path, self._record
-        if path == "/stats":
-            return
-        if exchange.method == "POST" and path in ENDPOINTS:
-            record.count_line(exchange.arrived, exchange.key, exchange.body, status)
-            record.count(path, status)
-        elif path == "/health" or path.startswith("/v1/models"):
-            record.count("/health" if path == "/health" else "/v1/models", status)
-        elif path.startswith(f"{VIDEOS}/"):
-            record.count(f"{VIDEOS}/{{id}}", status)
-        else:
-            record.count("other", status)
-        if self.settings.remember:
-            record.latest.append(
-                Call(
-                    arrived=exchange.arrived,
-                    method=exchange.method,
-                    path=path,
-                    headers={
-                        name.decode("latin-1"): value.decode("latin-1")
-                        for name, value in exchange.headers
-                    },
-                    body=exchange.body,
-                    status=status,
-                )
-            )
-
-    def _retry_headers(self) -> bytes:
+    def _retry_headers(self, seconds: float | None) -> bytes:
         """Whole seconds for the standard header, exact milliseconds for OpenAI's own."""
-        seconds = self.settings.retry_after
-        if seconds is None:
+        if seconds is None or self.settings.retry_after is None:
             return b""
-        return b"retry-after: %d\r\nretry-after-ms: %d\r\n" % (math.ceil(seconds), seconds * 1000)
+        return b"retry-after: %d\r\nretry-after-ms: %d\r\n" % (
+            math.ceil(seconds),
+            math.ceil(seconds * 1000),
+        )

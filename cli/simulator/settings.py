@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 Over = Literal["refuse", "queue"]
+DownMode = Literal["503", "close"]
+Metrics = Literal["vllm", "sglang", "llamacpp"]
 
 SERVED_BY_DEFAULT = (
     "gpt-4o-mini",
@@ -45,16 +47,34 @@ class SimulatorSettings:
     """Spread of a log-normal distribution around the median."""
     token_latency: float = 0.0
     """Further seconds for each token of the answer."""
+    load_latency: float = 0.0
+    """Share of all these seconds that a call takes more for each other call in service as it begins."""
 
     capacity: int | None = None
     """Most calls in service at once. None: no limit."""
     over: Over = "refuse"
     """What happens to a call above the capacity: 429, or a place in a first-in-first-out queue."""
     retry_after: float | None = 1.0
-    """Seconds named in the headers of a 429. None: no such header."""
+    """Seconds named in the headers of a 429 from a full server. None: no 429 has such headers."""
+    requests_per_minute: int | None = None
+    """Calls let in a minute, from a bucket that begins full; 429 above. None: no limit."""
+    tokens_per_minute: int | None = None
+    """The same for the tokens of prompts and answers together."""
+
+    prefix_cache: int = 0
+    """How many prompt prefixes are kept, the latest used. 0: there is no cache."""
+    prefix_miss_latency: float = 0.0
+    """Further seconds for a call whose prefix is not in the cache."""
+
+    metrics: Metrics | None = None
+    """Whose names /metrics gives the calls in service and the queue. None: 404."""
+    control: bool = False
+    """Whether anybody may change how the server behaves, by `POST /control`. For testing only."""
 
     outage: bool = False
-    """Answer 503 to everything but /stats."""
+    """Be down to everything but /stats and /control, as `down_mode` says."""
+    down_mode: DownMode = "503"
+    """Answer 503, or close the connection without a word."""
     error_rate: float = 0.0
     error_status: int = 500
     drop_rate: float = 0.0
@@ -112,23 +132,43 @@ def _is_error_status(value: Any) -> bool:
     return isinstance(value, int) and 400 <= value <= 599
 
 
+def _is_limit(value: Any) -> bool:
+    return value is None or (_is_number(value) and isinstance(value, int) and value >= 1)
+
+
 def _is_marker(value: Any) -> bool:
     return value is None or (isinstance(value, str) and value != "")
+
+
+def _one_of(*allowed: str | None) -> tuple[str, Callable[[Any], bool]]:
+    wording = " or ".join("nothing" if one is None else repr(one) for one in allowed)
+    # Not a set: what comes from /control need not be hashable.
+    return wording, lambda value: value in allowed
 
 
 _DURATION = ("a number of seconds from 0 to 86400", _is_duration)
 _PROBABILITY = ("a probability from 0 to 1", _is_probability)
 _ERROR_STATUS = ("an HTTP status from 400 to 599", _is_error_status)
 _MARKER = ("a text that is not empty", _is_marker)
+_SWITCH = ("true or false", lambda v: isinstance(v, bool))
+_LIMIT = ("at least 1", _is_limit)
 
 _CLAIMS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "port": ("a port from 0 to 65535", lambda v: isinstance(v, int) and 0 <= v <= 65_535),
     "latency": _DURATION,
     "latency_sigma": ("a number from 0 to 3", lambda v: _is_number(v) and 0 <= v <= 3),
     "token_latency": _DURATION,
-    "capacity": ("at least 1", lambda v: v is None or (isinstance(v, int) and v >= 1)),
-    "over": ("'refuse' or 'queue'", lambda v: v in {"refuse", "queue"}),
+    "load_latency": ("a number from 0 to 100", lambda v: _is_number(v) and 0 <= v <= 100),
+    "capacity": _LIMIT,
+    "over": _one_of("refuse", "queue"),
     "retry_after": (_DURATION[0], lambda v: v is None or _is_duration(v)),
+    "requests_per_minute": _LIMIT,
+    "tokens_per_minute": _LIMIT,
+    "prefix_cache": ("0 or more", lambda v: isinstance(v, int) and v >= 0),
+    "prefix_miss_latency": _DURATION,
+    "metrics": _one_of(None, "vllm", "sglang", "llamacpp"),
+    "outage": _SWITCH,
+    "down_mode": _one_of("503", "close"),
     "error_rate": _PROBABILITY,
     "error_status": _ERROR_STATUS,
     "drop_rate": _PROBABILITY,

@@ -65,6 +65,22 @@ def test_only_the_api_is_published_and_only_on_loopback(
     assert not [name for name, service in services.items() if "network_mode" in service]
 
 
+def test_database_and_broker_reach_nothing_and_are_reached_by_ours_alone(
+    compose: dict[str, Any],
+) -> None:
+    assert compose["networks"] == {"inner": {"internal": True}}
+    networks = {name: set(service["networks"]) for name, service in compose["services"].items()}
+    assert networks == {
+        "postgres": {"inner"},
+        "redis": {"inner"},
+        "migrate": {"inner"},
+        "beat": {"inner"},
+        "api": {"inner", "default"},
+        "worker": {"inner", "default"},
+        "simulator": {"default"},
+    }
+
+
 def test_no_secret_has_a_value_in_the_files(
     services: dict[str, dict[str, Any]], example_settings: dict[str, str]
 ) -> None:

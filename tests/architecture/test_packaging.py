@@ -57,6 +57,12 @@ def test_the_wheel_carries_what_is_not_python(wheel: Path) -> None:
         names = set(archive.namelist())
     assert "cli/examples/chat-1000.jsonl" in names
     assert "migrations/script.py.mako" in names
+    assert "worker/flow/exchange.lua" in names
+    page = REPOSITORY / "api" / "dashboard" / "static"
+    parts = [path for path in page.rglob("*") if path.is_file()]
+    assert len(parts) > 10
+    for part in parts:
+        assert str(part.relative_to(REPOSITORY)) in names
     for revision in (REPOSITORY / "migrations" / "versions").glob("*.py"):
         assert f"migrations/versions/{revision.name}" in names
 

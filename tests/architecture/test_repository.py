@@ -56,7 +56,7 @@ def test_no_file_names_a_folder_of_one_machine(texts: dict[str, str]) -> None:
 
 
 def test_every_pinned_package_is_hashed(texts: dict[str, str]) -> None:
-    for name in ("build", "dev", "embedded", "runtime"):
+    for name in ("build", "dev", "docs", "embedded", "runtime", "tracing"):
         text = texts[f"requirements/{name}.txt"]
         pins = re.findall(r"^\w\S*==\S+.*\\$\n +--hash=sha256:", text, re.MULTILINE)
         assert len(pins) == len(re.findall(r"^\w", text, re.MULTILINE)) > 0
@@ -66,7 +66,11 @@ def test_every_pinned_package_is_hashed(texts: dict[str, str]) -> None:
 def test_a_package_has_one_version_in_all_requirement_files(texts: dict[str, str]) -> None:
     pins = {
         name: set(re.findall(r"^(\w\S*==\S+)", texts[f"requirements/{name}.txt"], re.MULTILINE))
-        for name in ("build", "dev", "embedded", "runtime")
+        for name in ("build", "dev", "docs", "embedded", "runtime", "tracing")
     }
     assert pins["runtime"] < pins["embedded"] < pins["dev"]
+    assert pins["runtime"] < pins["tracing"] < pins["dev"]
     assert pins["build"] < pins["embedded"]
+    versions = dict(pin.split("==") for pin in pins["dev"])
+    docs = [pin.split("==") for pin in pins["docs"]]
+    assert all(versions.get(name, version) == version for name, version in docs)

@@ -197,6 +197,35 @@ def check_standing(stack: Stack, *, workers: int) -> None:
     expect(running == wanted, f"running: {dict(running)}, wanted: {dict(wanted)}")
 
 
+def check_confined(stack: Stack) -> None:
+    """No process has a privilege, a place to write, or a way that it does not need."""
+    for service in ("api", "worker", "beat", "redis"):
+        status = stack.compose("exec", "-T", service, "cat", "/proc/1/status")
+        read = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+        expect(read["Uid"].split()[0] != "0", f"{service} runs as root")
+        expect(int(read["CapEff"], 16) == 0, f"{service} has capabilities: {read['CapEff']}")
+        expect(read["NoNewPrivs"].strip() == "1", f"{service} may gain privileges")
+        mounts = stack.compose("exec", "-T", service, "cat", "/proc/1/mounts").splitlines()
+        [root] = [fields for line in mounts if (fields := line.split())[1] == "/"]
+        expect("ro" in root[3].split(","), f"{service} has a root file system that can be written")
+    names = "cat /proc/[0-9]*/cmdline"
+    shown = stack.compose("exec", "-T", "worker", "sh", "-c", names, check=False)
+    expect(stack.api_key not in shown, "a key is on a command line")
+    ways = stack.compose("exec", "-T", "redis", "cat", "/proc/net/route").splitlines()[1:]
+    expect(all(way.split()[1] != "00000000" for way in ways), "redis has a way out")
+    say("confined: no root, no capabilities, nothing to write to, no way out for the broker")
+
+
+def check_logs(stack: Stack) -> None:
+    """No secret has come into a log."""
+    logs = stack.compose("logs", "--no-color")
+    expect(len(logs.splitlines()) > 10, "nothing was logged")
+    settings = dict(line.split("=", 1) for line in stack.env_file.read_text().splitlines())
+    for name in ("POSTGRES_PASSWORD", "OVERNIGHT_API_KEY"):
+        expect(settings[name] not in logs, f"{name} is in a log")
+    expect("Say hello." not in logs, "a prompt is in a log")
+
+
 def run_batch(stack: Stack, client: httpx.Client) -> None:
     """Upload, create, kill a worker in the middle, wait, download, count."""
     uploaded = client.post("files", data={"purpose": "batch"}, files={"file": input_lines()})
@@ -279,9 +308,11 @@ def try_stack(stack: Stack) -> None:
         wait_until("the API is ready", is_ready, seconds=60)
         say(f"up and ready in {time.monotonic() - began:.0f} s from an empty volume")
         check_standing(stack, workers=WORKERS)
+        check_confined(stack)
         run_batch(stack, client)
         check_standing(stack, workers=WORKERS - 1)
     check_stopping(stack)
+    check_logs(stack)
 
 
 @contextlib.contextmanager

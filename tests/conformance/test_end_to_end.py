@@ -1,12 +1,7 @@
 """Whole batches through a running engine, with the clients that people use, unmodified."""
 
 import json
-import os
-import re
-import subprocess
-import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import openai
@@ -28,7 +23,6 @@ from tests.fixtures.engine import KEY, Engine
 
 pytestmark = pytest.mark.timeout(240)
 _ENDED = {"completed", "failed", "expired", "cancelled"}
-_README = Path(__file__).parents[2] / "README.md"
 
 _BODIES: dict[str, tuple[dict[str, Any], type[BaseModel]]] = {
     "/v1/chat/completions": ({"messages": [{"role": "user", "content": "hello"}]}, ChatCompletion),
@@ -183,23 +177,3 @@ def test_an_unknown_input_file_fails_later(client: openai.OpenAI) -> None:
     assert (error.code, error.param, error.line) == ("invalid_request", "file_id", None)
     assert error.message is not None
     assert error.message.startswith("Cannot find file file-nothing")
-
-
-def test_the_readme_works_as_pasted(engine: Engine, tmp_path: Path) -> None:
-    """The program of the README, in an empty folder, with the two exported variables."""
-    [program] = re.findall(r"```python\n(.*?)```", _README.read_text(), re.DOTALL)
-    with engine.client as http:
-        environment = {"OPENAI_BASE_URL": str(http.base_url), "OPENAI_API_KEY": KEY}
-
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=tmp_path,
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("\nsum-") == 100

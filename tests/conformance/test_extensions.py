@@ -18,6 +18,7 @@ def progress(client: httpx.Client, batch_id: str) -> dict[str, Any]:
 
 
 def test_pause_follow_resume_and_retry(engine: Engine) -> None:
+    engine.witness.forget()
     settings = engine.upstream.settings
     # Long enough for a pause to come in between; and one line that never succeeds.
     settings.latency, settings.fail_marker = 1.0, 'question 7"'

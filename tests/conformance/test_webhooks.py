@@ -68,6 +68,8 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
         "OVERNIGHT_WEBHOOK_ALLOW_PRIVATE": "true",
         "OVERNIGHT_WEBHOOK_FIRST_WAIT_SECONDS": "1",
         "OVERNIGHT_WEBHOOK_LONGEST_WAIT_SECONDS": "1",
+        # A stop waits for the tries in flight.
+        "OVERNIGHT_WEBHOOK_TIMEOUT_SECONDS": "5",
     }
     with engine_in(tmp_path_factory.mktemp("engine"), **settings) as running:
         yield running
@@ -149,7 +151,7 @@ def test_a_receiver_that_never_answers_holds_up_nobody(
     secret = register(engine, receiver.port)
     for _ in range(3):
         batch_id = engine.create_batch(1)
-        engine.wait_for_end(batch_id, seconds=30)
+        engine.wait_for_end(batch_id, seconds=20)
         (arrived,) = receiver.wait_for(batch_id)
         assert unwrap(secret, arrived) == ("batch.completed", batch_id)
 

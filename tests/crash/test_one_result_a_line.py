@@ -1,20 +1,22 @@
-"""Kill, stop and starve parts of a running engine: every line still has exactly one result.
+"""Flush, stop and starve parts of a running engine: every line still has exactly one result.
+
+What kills processes is in `tests/chaos`.
 
 The model server's log is the witness of how often a call was repeated.
 """
 
-import signal
 import time
 
 import pytest
 from redis import Redis
 
-from tests.fixtures.engine import Engine, assert_each_line_once, engine_in, wait_for
+from tests.fixtures.engine import Engine, assert_each_line_once, engine_in
 
 pytestmark = pytest.mark.timeout(240)
 
 _LINES = 600
-_IN_FLIGHT = 50
+# Enough that a slow machine still stops in the middle of them: a stop finishes what is in flight.
+_MANY = 1500
 
 
 @pytest.fixture(autouse=True)
@@ -26,33 +28,6 @@ def fresh_witness(engine: Engine) -> None:
 def repeated(engine: Engine) -> int:
     """Calls repeated since the test began."""
     return engine.witness.repeated()
-
-
-def test_a_killed_worker_is_replaced(engine: Engine) -> None:
-    batch_id = engine.create_batch(_LINES)
-    engine.wait_for_lines(batch_id, 50)
-    worker = engine.run_worker()
-    worker.send_signal(signal.SIGKILL)
-
-    batch = engine.wait_for_end(batch_id)
-
-    assert batch["status"] == "completed"
-    assert batch["request_counts"] == {"total": _LINES, "completed": _LINES, "failed": 0}
-    assert_each_line_once(engine, batch)
-    # In flight when it was killed, or answered within the half second before and not yet recorded.
-    assert repeated(engine) <= 4 * _IN_FLIGHT
-
-
-def test_a_stopped_worker_finishes_its_calls(engine: Engine) -> None:
-    batch_id = engine.create_batch(_LINES)
-    engine.wait_for_lines(batch_id, 50)
-    engine.run_worker().send_signal(signal.SIGTERM)
-
-    batch = engine.wait_for_end(batch_id)
-
-    assert batch["request_counts"] == {"total": _LINES, "completed": _LINES, "failed": 0}
-    assert_each_line_once(engine, batch)
-    assert repeated(engine) == 0
 
 
 def test_a_flushed_broker_loses_nothing(engine: Engine) -> None:
@@ -67,41 +42,13 @@ def test_a_flushed_broker_loses_nothing(engine: Engine) -> None:
     assert repeated(engine) == 0
 
 
-def test_a_killed_broker_loses_nothing(engine: Engine) -> None:
-    batch_id = engine.create_batch(_LINES)
-    engine.wait_for_lines(batch_id, 50)
-    engine.processes("valkey-server")[0].kill()
-
-    batch = engine.wait_for_end(batch_id)
-
-    assert batch["request_counts"] == {"total": _LINES, "completed": _LINES, "failed": 0}
-    assert_each_line_once(engine, batch)
-    assert repeated(engine) == 0
-
-
-def test_a_killed_database_loses_nothing(engine: Engine) -> None:
-    batch_id = engine.create_batch(_LINES)
-    engine.wait_for_lines(batch_id, 50)
-    postmaster = min(engine.processes("postgres", "-D"), key=lambda process: process.pid)
-    postmaster.kill()
-    wait_for("the API answers again", lambda: _is_ready(engine))
-
-    batch = engine.wait_for_end(batch_id)
-
-    assert batch["request_counts"] == {"total": _LINES, "completed": _LINES, "failed": 0}
-    assert_each_line_once(engine, batch)
-    assert repeated(engine) == 0
-
-
-@pytest.mark.parametrize("how", ["gone", "503", "500"])
+@pytest.mark.parametrize("how", ["gone", "500"])
 def test_an_outage_of_the_model_server_fails_nothing(engine: Engine, how: str) -> None:
     batch_id = engine.create_batch(_LINES)
     engine.wait_for_lines(batch_id, 50)
     settings = engine.upstream.settings
     if how == "gone":
         engine.upstream.stop()
-    elif how == "503":
-        settings.outage = True
     else:
         settings.error_rate = 1.0
     try:
@@ -109,7 +56,7 @@ def test_an_outage_of_the_model_server_fails_nothing(engine: Engine, how: str) -
     finally:
         if how == "gone":
             engine.upstream.start()
-        settings.outage, settings.error_rate = False, 0.0
+        settings.error_rate = 0.0
 
     batch = engine.wait_for_end(batch_id)
 
@@ -165,15 +112,15 @@ def test_a_line_that_always_fails_does_not_hold_up_its_batch(engine: Engine) -> 
 
 def test_stopped_in_mid_batch_and_started_again(tmp_path_factory: pytest.TempPathFactory) -> None:
     with engine_in(tmp_path_factory.mktemp("restart")) as engine:
-        batch_id = engine.create_batch(_LINES)
+        batch_id = engine.create_batch(_MANY)
         engine.wait_for_lines(batch_id, 50)
         assert engine.stop() in {0, 130}
-        assert len(engine.witness.calls()) < _LINES
+        assert len(engine.witness.calls()) < _MANY
 
         engine.start()
         batch = engine.wait_for_end(batch_id)
 
-        assert batch["request_counts"] == {"total": _LINES, "completed": _LINES, "failed": 0}
+        assert batch["request_counts"] == {"total": _MANY, "completed": _MANY, "failed": 0}
         assert_each_line_once(engine, batch)
         assert engine.witness.repeated() == 0
 
@@ -186,17 +133,8 @@ def _socket_of_valkey(engine: Engine) -> str:
     )
 
 
-def _is_ready(engine: Engine) -> bool:
-    with engine.client as client:
-        return bool(client.get("../readyz").status_code == 200)
-
-
 def _let_fail(engine: Engine, batch_id: str) -> None:
-    """Wait until lines have failed far more often than a line has tries of its own."""
-    if engine.upstream.settings.outage or engine.upstream.settings.error_rate:
-        wait_for("400 calls have failed", lambda: len(engine.witness.failures()) > 8 * _IN_FLIGHT)
-        return
-    # Refused connections leave no trace: the batch must have stood still for a while.
+    """Wait until the outage has been noticed: the batch has stood still for a while."""
     before, since = -1, time.monotonic()
     while time.monotonic() - since < 5:
         now = engine.batch(batch_id)["request_counts"]["completed"]

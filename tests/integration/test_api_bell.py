@@ -19,7 +19,7 @@ from tests.answers import ok
 from tests.factories import make_batch
 from tests.fixtures.client import API_KEY, ClientFactory
 from tests.fixtures.upstream import ModelsServer
-from worker.queue import CONTROL_QUEUE, FINALIZE_BATCH, VALIDATE_BATCH
+from worker.queue import CONTROL_QUEUE, FINALIZE_BATCH, VALIDATE_BATCH, Doorbell
 
 BODY = {"input_file_id": "file-x", "endpoint": "/v1/responses", "completion_window": "24h"}
 
@@ -74,7 +74,15 @@ async def test_readiness_asks_the_broker_and_the_workers(
     url = own_broker.connection_url
     app = app_from_environment(monkeypatch, database_url, url, models_server.url)
     client = await make_client(app)
-    parts = {"database": "ok", "broker": "ok", "workers": "unavailable"}
+    others = ("workers", "control_workers", "run_workers", "sweep")
+    parts = {"database": "ok", "broker": "ok"} | dict.fromkeys(others, "unavailable")
+    beside = Doorbell(url)
+    beside.note_sweep()
+    beside.close()
+    response = await client.get("/readyz")
+    assert response.json()["sweep"] == "ok"
+    with redis.Redis.from_url(url) as emptied:
+        emptied.flushall()
     response = await client.get("/readyz")
     assert (response.status_code, response.json()) == (503, {"status": "not ready"} | parts)
     own_broker.stop()

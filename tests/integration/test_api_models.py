@@ -1,11 +1,15 @@
 """/v1/models: what the model server offers, in the contract's shape."""
 
+import gzip
 import json
+from collections.abc import Callable
 from typing import Any
 
 import httpx
 import pytest
+import zstandard
 
+from api.services.models import MOST_BYTES
 from tests.answers import ok, refusal
 from tests.fixtures.client import API_KEY
 from tests.fixtures.upstream import UPSTREAM_KEY, ModelsServer
@@ -79,12 +83,38 @@ async def test_a_server_that_refuses(
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"<html>", b"[]", b"{}", b'{"data": null}', b'{"data": [{}]}', b'{"data": [1]}']
+    "body",
+    [
+        b"",
+        b"<html>",
+        b"[]",
+        b"{}",
+        b'{"data": null}',
+        b'{"data": [{}]}',
+        b'{"data": [1]}',
+        pytest.param(b'{"data": [{"id": ' + b"[" * 100_000, id="deep"),
+        pytest.param(b'{"data": []}' + b" " * MOST_BYTES, id="long"),
+    ],
 )
 async def test_a_server_that_talks_nonsense(
     api_client: httpx.AsyncClient, models_server: ModelsServer, body: bytes
 ) -> None:
     models_server.body = body
+    refusal(await api_client.get("/v1/models"), 503, AWAY, type_="server_error")
+
+
+@pytest.mark.parametrize(
+    ("encoding", "compress"), [("gzip", gzip.compress), ("zstd", zstandard.compress)]
+)
+async def test_a_server_that_sends_what_would_be_gigabytes(
+    api_client: httpx.AsyncClient,
+    models_server: ModelsServer,
+    encoding: str,
+    compress: Callable[[bytes], bytes],
+) -> None:
+    """Nothing is unpacked, whether it is too long or would have been a list."""
+    models_server.headers["content-encoding"] = encoding
+    models_server.body = compress(models_server.body)
     refusal(await api_client.get("/v1/models"), 503, AWAY, type_="server_error")
 
 

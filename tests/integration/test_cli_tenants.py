@@ -171,6 +171,11 @@ def test_the_default_project_may_have_keys_too(overnight: Overnight) -> None:
         (["projects", "set", "default", "--max-batches-per-hour", "3000000000"], 2, "at most"),
         (["projects", "set", "default", "--max-batches-per-hour", "1GB"], 2, "give a number"),
         (["projects", "set", "default", "--max-stored-bytes", "9999999999TB"], 2, "at most"),
+        (["projects", "set", "default", "--weight", "much"], 2, "give a number above 0"),
+        (["projects", "set", "default", "--weight", "0"], 2, "give a number above 0"),
+        (["projects", "set", "default", "--weight", "nan"], 2, "give a number above 0"),
+        (["projects", "set", "default", "--weight", "1000.1"], 2, "at most 1,000"),
+        (["projects", "create", "a", "--weight", "-1"], 2, "give a number above 0"),
         (["projects", "set", "nobodys", "--max-stored-bytes", "1"], 1, "No project is called"),
         (["projects", "list", "--data-dir", "a", "--database-url", "b"], 2, "either"),
         (
@@ -249,6 +254,25 @@ def test_limits_are_set_and_taken_back(overnight: Overnight) -> None:
     assert limits() == changed
     overnight("projects", "set", "a", "--max-stored-bytes", "default")
     assert limits() == changed | {"max_stored_bytes": None}
+
+
+def test_a_weight_is_given_and_changed(overnight: Overnight) -> None:
+    def weights() -> dict[str, float]:
+        found = json.loads(overnight("projects", "list", "--json").stdout)
+        return {each["name"]: each["weight"] for each in found}
+
+    overnight("projects", "create", "a", "--weight", "2.5")
+    overnight("projects", "create", "b")
+    assert weights() == {"default": 1, "a": 2.5, "b": 1}
+    # It is there already, and stays as it is.
+    overnight("projects", "create", "a", "--weight", "7")
+    said = overnight("projects", "set", "b", "--weight", "1000").stdout
+    assert said.endswith("the defaults; weight 1000.\n")
+    overnight("projects", "set", "b", "--max-stored-bytes", "1")
+    assert weights() == {"default": 1, "a": 2.5, "b": 1000}
+    shown = overnight("projects", "show", "a").stdout
+    assert ["Weight", "2.5"] in [line.split() for line in shown.splitlines()]
+    assert [row[-3] for row in rows(overnight("projects", "list"))[:2]] == ["1", "2.5"]
 
 
 async def test_a_project_is_shown_with_what_it_uses(

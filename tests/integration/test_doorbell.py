@@ -67,7 +67,10 @@ def test_a_sweep_that_nobody_has_time_for_expires(doorbell: Doorbell, broker_url
 
 
 def test_no_worker_answers_where_there_is_none(doorbell: Doorbell) -> None:
-    assert not doorbell.workers_answer()
+    assert not doorbell.workers_answer(RUN_QUEUE)
+    assert not doorbell.has_been_swept()
+    doorbell.note_sweep()
+    assert doorbell.has_been_swept()
 
 
 def test_many_threads_ring_one_doorbell(doorbell: Doorbell) -> None:
@@ -104,7 +107,9 @@ def test_ringing_while_the_broker_is_away_costs_no_time_and_raises_nothing(
     within(QUICK_SECONDS, lambda: ring_everything(doorbell))
     assert within(QUICK_SECONDS, lambda: doorbell.waiting_bells(RUN_QUEUE)) is None
     assert not within(QUICK_SECONDS, doorbell.broker_answers)
-    assert not within(QUICK_SECONDS, doorbell.workers_answer)
+    assert not within(QUICK_SECONDS, lambda: doorbell.workers_answer(RUN_QUEUE))
+    within(QUICK_SECONDS, doorbell.note_sweep)
+    assert not within(QUICK_SECONDS, doorbell.has_been_swept)
     # One outage, one warning.
     assert caplog.text.count("the broker is away") == 1
 

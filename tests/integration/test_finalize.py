@@ -32,18 +32,18 @@ from tests.fixtures.runtime import (
     read_file,
     reload,
     run_settings,
+    run_shards,
     run_to_end,
     shards_of,
     started_batch,
     wait_until,
 )
 from worker.answer import NO_USAGE
-from worker.lease import ClaimedShard, claim_shard
+from worker.claim import ClaimedShard, claim_shard
 from worker.recorder import Recorder, Row
 from worker.runtime import Runtime
 from worker.stages import finalize
 from worker.stages.finalize import finalize_batch
-from worker.stages.run import run_shards
 
 EXPIRED = {
     "code": "batch_expired",

@@ -11,15 +11,14 @@ from sqlalchemy.exc import IntegrityError
 from models import Batch, Shard
 from models.database import Database
 from models.lifecycle import BatchStatus, ShardState
-from tests.factories import make_batch, make_result, make_shard
+from models.upstreams import ModelFilter
+from tests.factories import make_batch, make_project, make_result, make_shard
 from tests.fixtures.runtime import reload, shards_of, wait_until
+from worker.claim import ClaimedShard, claim_shard
 from worker.lease import (
-    ClaimedShard,
     advance_if_all_done,
     claim_batch,
-    claim_shard,
     close_shard,
-    others_wait,
     release_batch,
     renew_batch,
 )
@@ -163,28 +162,133 @@ async def test_among_equals_the_one_that_ends_first_comes_first(database: Databa
     assert [shard.lines[0][0] for shard in order] == [1, 1, 4, 4]
 
 
-async def test_a_batch_that_has_made_room_comes_last(database: Database) -> None:
-    soon = await running_batch(database, shards=2, window=timedelta(hours=2))
-    late = await running_batch(database, shards=1)
-    order = [
-        await claim_shard(database, owner="me", lease_seconds=2, passed_over=soon.pk)
-        for _ in range(3)
+async def order_of(database: Database, count: int, **values: Any) -> list[tuple[int, int] | None]:
+    """(batch, number) of each of so many claims, one after the other."""
+    order: list[tuple[int, int] | None] = []
+    for _ in range(count):
+        shard = await claim_shard(database, owner="me", lease_seconds=LEASE_SECONDS, **values)
+        order.append(None if shard is None else (shard.batch_pk, shard.no))
+    return order
+
+
+async def test_projects_share_by_weight(database: Database) -> None:
+    heavy = (await make_project(database, "heavy", weight=3)).project_pk
+    light = (await make_project(database, "light")).project_pk
+    # Two batches, and the deadline, give a project no more than its share.
+    for _ in range(2):
+        await running_batch(database, shards=8, project_pk=light, window=timedelta(hours=2))
+    await running_batch(database, shards=12, project_pk=heavy)
+    claims = [await claimed(database) for _ in range(12)]
+    assert {shard.project_pk: shard.weight for shard in claims} == {heavy: 3, light: 1}
+    for count in (4, 8, 12):
+        turns = [shard.project_pk for shard in claims[:count]]
+        assert (turns.count(heavy), turns.count(light)) == (3 * count // 4, count // 4)
+
+
+async def test_of_projects_that_are_alike_none_is_always_the_first(database: Database) -> None:
+    for name in ("a", "b"):
+        project = await make_project(database, name)
+        await running_batch(database, project_pk=project.project_pk)
+    firsts = set()
+    # Each comes first half of the time: missing one in 64 tries is as likely as 1 in 2^63.
+    for _ in range(64):
+        shard = await claimed(database)
+        firsts.add(shard.project_pk)
+        await close_shard(database, shard)
+        if len(firsts) == 2:
+            return
+    pytest.fail("one project was first every time")
+
+
+async def test_a_batch_close_to_its_deadline_goes_before_all_others(database: Database) -> None:
+    other = (await make_project(database, weight=1000)).project_pk
+    await running_batch(database, shards=2, project_pk=other, window=timedelta(minutes=20))
+
+    def begun(hours: float, *, left: float) -> dict[str, Any]:
+        created_at = datetime.now(UTC) - timedelta(hours=hours - left)
+        return {"created_at": created_at, "window": timedelta(hours=hours)}
+
+    # An eighth of 24 hours is three; that of 1 hour is 7.5 minutes.
+    calm = await running_batch(database, **begun(24, left=3.1))
+    calm_too = await running_batch(database, **begun(1, left=0.2))
+    urgent = await running_batch(database, shards=2, **begun(24, left=2.9))
+    more_urgent = await running_batch(database, shards=2, **begun(24, left=2))
+    await make_shard(database, more_urgent, no=2, state=ShardState.RUNNING)
+
+    claims = [await claimed(database) for _ in range(8)]
+    turns = [shard.batch_pk for shard in claims]
+    assert turns[:4] == [more_urgent.pk, more_urgent.pk, urgent.pk, urgent.pk]
+    assert {calm.pk, calm_too.pk} < set(turns[4:])
+    assert [shard.is_urgent for shard in claims] == [True] * 4 + [False] * 4
+    assert claims[0].expires_at == more_urgent.expires_at
+
+
+async def test_batches_that_are_left_out(database: Database) -> None:
+    first = await running_batch(database, shards=2, window=timedelta(hours=2))
+    urgent = await running_batch(
+        database,
+        created_at=datetime.now(UTC) - timedelta(hours=23),
+    )
+    last = await running_batch(database)
+    without = [first.pk, urgent.pk]
+    assert await order_of(database, 2, without_batches=without) == [(last.pk, 0), None]
+    assert await order_of(database, 3) == [(urgent.pk, 0), (first.pk, 0), (first.pk, 1)]
+
+
+@pytest.mark.parametrize("is_urgent", [False, True])
+async def test_only_the_models_that_are_meant(database: Database, *, is_urgent: bool) -> None:
+    created_at = datetime.now(UTC) - timedelta(hours=23 if is_urgent else 0)
+    a, b, none = [
+        await running_batch(database, shards=3, model=model, created_at=created_at)
+        for model in ("a", "b", None)
     ]
-    assert [shard and shard.batch_pk for shard in order] == [late.pk, soon.pk, soon.pk]
+    only_a = ModelFilter(("a",), are_meant=True)
+    assert await order_of(database, 1, models=only_a) == [(a.pk, 0)]
+    # Busy batches have a branch of their own in the statement.
+    assert await order_of(database, 1, models=only_a) == [(a.pk, 1)]
+    not_a = {pk for pk, _ in filter(None, await order_of(database, 6, models=ModelFilter(("a",))))}
+    assert not_a == {b.pk, none.pk}
+    assert await order_of(database, 2, models=ModelFilter((), are_meant=True)) == [None, None]
 
 
-async def test_whether_another_batch_waits(database: Database) -> None:
-    mine = await running_batch(database, shards=2)
-    assert not await others_wait(database, mine.pk)
-    for status in BatchStatus:
-        if status is not BatchStatus.IN_PROGRESS:
-            await make_shard(database, await make_batch(database, status=status))
-    at_work = await make_batch(database, status=BatchStatus.IN_PROGRESS)
-    await make_shard(database, at_work, state=ShardState.RUNNING)
-    await make_shard(database, at_work, no=1, state=ShardState.DONE)
-    assert not await others_wait(database, mine.pk)
+@pytest.mark.usefixtures("settled")
+async def test_within_a_batch_the_lowest_number_comes_first(database: Database) -> None:
+    batch = await make_batch(database, status=BatchStatus.IN_PROGRESS, input_file_pk=1)
+    for no in (4, 2, 0):
+        await make_shard(database, batch, no=no)
+    lapsed: dict[str, Any] = {"state": ShardState.RUNNING, "lease_until": in_seconds(-0.1)}
+    await make_shard(database, batch, no=3, **lapsed)
+    await make_shard(database, batch, no=1, state=ShardState.DONE)
+    await make_shard(database, batch, no=5, **lapsed)
+    order = await order_of(database, 6)
+    assert order == [(batch.pk, no) for no in (0, 2, 3, 4, 5)] + [None]
+
+
+async def test_a_batch_with_nothing_to_claim_does_not_hide_the_next(database: Database) -> None:
+    """Whatever its rank: urgent, idle or busy."""
+    created_at = datetime.now(UTC) - timedelta(hours=23)
+    for values in ({"created_at": created_at}, {}):
+        empty = await running_batch(database, shards=0, **values)
+        await make_shard(database, empty, state=ShardState.DONE)
+    busy = await running_batch(database, shards=0)
+    await make_shard(database, busy, state=ShardState.RUNNING)
+    other = (await make_project(database)).project_pk
+    batch = await running_batch(database, project_pk=other)
+    for no in (1, 2, 3):
+        await make_shard(database, batch, no=no, state=ShardState.RUNNING)
+    assert await order_of(database, 2) == [(batch.pk, 0), None]
+
+
+async def test_renewing_a_lease_touches_no_index(database: Database) -> None:
+    """It is written every half second for each shard: an index on `lease_until` would grow with it."""
     await running_batch(database)
-    assert await others_wait(database, mine.pk)
+    shard = await claimed(database)
+    async with database.begin() as session:
+        renew = update(Shard).where(Shard.pk == shard.pk)
+        for _ in range(5):
+            await session.execute(renew.values(lease_until=in_seconds(60), in_flight=3))
+        updates = text("SELECT pg_stat_get_xact_tuples_hot_updated('shards'::regclass)")
+        assert await session.scalar(updates) == 5
 
 
 async def test_a_shard_that_is_being_claimed_is_passed_over(database: Database) -> None:

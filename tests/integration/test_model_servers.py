@@ -21,21 +21,21 @@ from tests.fixtures.runtime import (
     Request,
     ScriptedServer,
     all_lines_of,
+    end_dispatchers,
+    in_flight,
     make_runtime,
     reload,
     results_of,
+    run_shards,
     run_to_end,
     started_batch,
     upstream_settings_for,
     wait_until,
 )
-from tests.running import GOOD
-from worker import turns
-from worker.lease import claim_shard
-from worker.limiter import Limiter
+from tests.running import GOOD, with_settings
+from worker.dispatch import dispatcher_of
 from worker.router import Router
 from worker.runtime import NeighboursByModel, Runtime
-from worker.stages.run import run_shards
 from worker.stages.validate import validate_batch
 from worker.upstream import Upstream
 
@@ -66,8 +66,8 @@ class Setup:
         default, _, models = top.partition("\n")
         path = self.folder / "overnight.toml"
         path.write_text(
-            f'{default}\n[upstreams.left]\nurl = "{self.left.url}"\n{left}\n'
-            f'[upstreams.right]\nurl = "{self.right.url}"\n{right}\n{models}'
+            f'{default}\n[upstreams.left]\nurl = "{self.left.url}"\nmetrics = "off"\n{left}\n'
+            f'[upstreams.right]\nurl = "{self.right.url}"\nmetrics = "off"\n{right}\n{models}'
         )
         return UpstreamSettings(config=path, call_timeout_seconds=10).upstreams()
 
@@ -77,10 +77,6 @@ class Setup:
         self.runtime = replace(
             self.runtime,
             router=Router.connect(upstreams),
-            limiter=Limiter(
-                settings.max_in_flight,
-                {name: each.max_in_flight for name, each in upstreams.servers.items()},
-            ),
             neighbours=NeighboursByModel(settings, upstreams),
         )
 
@@ -101,7 +97,7 @@ class Setup:
         batch = await started_batch(self.runtime, json_lines(*lines), **values)
         batch = await run_to_end(self.runtime, batch)
         assert batch.status == BatchStatus.COMPLETED
-        assert self.runtime.limiter.in_flight == 0
+        assert in_flight(self.runtime) == 0
         return await all_lines_of(self.runtime.database, batch)
 
 
@@ -113,6 +109,7 @@ async def setup(database: Database, tmp_path: Path) -> AsyncIterator[Setup]:
     runtime = make_runtime(database, Upstream.connect(upstream_settings_for(left.url)))
     setup = Setup(runtime, left, right, tmp_path)
     yield setup
+    await end_dispatchers()
     await setup.runtime.router.aclose()
     await left.stop()
     await right.stop()
@@ -298,7 +295,7 @@ async def test_evidence_lasts_as_long_as_the_model_s_own_server_may_take(setup: 
 
 async def test_a_server_that_answers_nothing_leaves_the_other_its_slots(setup: Setup) -> None:
     setup.use(setup.read())
-    setup.runtime = replace(setup.runtime, limiter=Limiter(4, {"left": None, "right": None}))
+    setup.runtime = with_settings(setup.runtime, max_in_flight=4)
     never = asyncio.Event()
 
     async def silent(_: Request) -> Reply:
@@ -309,24 +306,23 @@ async def test_a_server_that_answers_nothing_leaves_the_other_its_slots(setup: S
     stuck = await started_batch(
         setup.runtime, json_lines(*(line(n, "small") for n in range(1, 11)))
     )
-    running = [asyncio.create_task(run_shards(setup.runtime)) for _ in range(2)]
+    running = asyncio.create_task(run_shards(setup.runtime))
     await wait_until(lambda: len(setup.left.requests) == 3)
     batch = await started_batch(setup.runtime, json_lines(*(line(n, "big") for n in range(1, 6))))
-    await asyncio.wait_for(run_shards(setup.runtime), timeout=20)
-    assert await _recorded(setup, batch) == 5
+    dispatcher_of(setup.runtime).wake()
+    await wait_until(lambda: _has_recorded(setup, batch, 5))
     assert len(setup.left.requests) == 3
     never.set()
-    await asyncio.wait_for(asyncio.gather(*running), timeout=20)
+    await asyncio.wait_for(running, timeout=20)
     assert await _recorded(setup, stuck) == 10
 
 
 async def test_a_server_that_answers_nothing_leaves_the_other_some_of_the_shards(
     setup: Setup,
 ) -> None:
-    """However many of its shards wait: a process has only so many threads."""
+    """However many of its shards wait, be they of models that nobody has named."""
     setup.use(setup.read(f'default = "left"\n{MODELS}', left="max_in_flight = 2"))
-    slots = Limiter(4, {"left": None, "right": None})
-    setup.runtime = replace(setup.runtime, shard_slots=slots)
+    setup.runtime = with_settings(setup.runtime, shards_per_worker=4)
     never = asyncio.Event()
 
     async def silent(_: Request) -> Reply:
@@ -336,49 +332,17 @@ async def test_a_server_that_answers_nothing_leaves_the_other_some_of_the_shards
     setup.left.script = silent
     stuck = [
         await started_batch(setup.runtime, json_lines(*(line(n, model) for n in range(1, 31))))
-        for model in ("small", "elsewhere")
+        for model in ("small", "elsewhere", "nowhere")
     ]
-    threads = [asyncio.create_task(run_shards(setup.runtime)) for _ in range(4)]
-    # Three are at work on what will not end; the fourth has found nothing that it may take up.
-    await wait_until(lambda: sum(each.done() for each in threads) == 1)
-    assert slots.in_flight == 3
+    running = asyncio.create_task(run_shards(setup.runtime))
+    await wait_until(lambda: len(setup.left.requests) == 2)
     batch = await started_batch(setup.runtime, json_lines(*(line(n, "big") for n in range(1, 11))))
-    await asyncio.wait_for(run_shards(setup.runtime), timeout=20)
-    assert await _recorded(setup, batch) == 10
+    dispatcher_of(setup.runtime).wake()
+    await wait_until(lambda: _has_recorded(setup, batch, 10))
     assert len(setup.left.requests) == 2
     never.set()
-    await asyncio.wait_for(asyncio.gather(*threads), timeout=30)
-    assert [await _recorded(setup, each) for each in stuck] == [30, 30]
-    assert slots.in_flight == 0
-
-
-async def test_a_bell_for_a_busy_server_is_not_used_up_at_once(
-    setup: Setup, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Or the sweep would ring for its shards as fast as they are looked for; nobody else waits for it."""
-    setup.use(setup.read())
-    slots = Limiter(2, {"left": None, "right": None})
-    setup.runtime = replace(setup.runtime, shard_slots=slots)
-    looks: list[object] = []
-
-    async def look(*args: Any, **values: Any) -> object:
-        looks.append(await claim_shard(*args, **values))
-        return looks[-1]
-
-    monkeypatch.setattr(turns, "claim_shard", look)
-    monkeypatch.setattr(turns, "_REST_SECONDS", 3600.0)
-    await slots.acquire("left")
-    await started_batch(setup.runtime, json_lines(line(1, "small")))
-    resting = asyncio.create_task(run_shards(setup.runtime))
-    await wait_until(lambda: looks == [None])
-    batch = await started_batch(setup.runtime, json_lines(line(1, "big")))
-    shard, server = await asyncio.wait_for(
-        turns.claim_in_turn(setup.runtime, passed_over=0), timeout=20
-    )
-    assert shard is not None
-    assert (shard.batch_pk, server) == (batch.pk, "right")
-    assert not resting.done()
-    resting.cancel()
+    await asyncio.wait_for(running, timeout=30)
+    assert [await _recorded(setup, each) for each in stuck] == [30, 30, 30]
 
 
 async def test_no_more_calls_are_in_flight_at_a_server_than_it_takes(setup: Setup) -> None:
@@ -395,9 +359,7 @@ async def test_no_more_calls_are_in_flight_at_a_server_than_it_takes(setup: Setu
 
     setup.left.script = count
     batch = await started_batch(setup.runtime, json_lines(*(line(n, "tiny") for n in range(1, 21))))
-    await asyncio.wait_for(
-        asyncio.gather(*(run_shards(setup.runtime) for _ in range(4))), timeout=20
-    )
+    await asyncio.wait_for(run_shards(setup.runtime), timeout=20)
     assert most == 2
     assert await _recorded(setup, batch) == 20
 
@@ -409,13 +371,19 @@ async def test_an_outage_of_one_server_holds_up_only_its_own_models(
     await setup.left.stop()
     waiting = await started_batch(setup.runtime, json_lines(line(1, "small")))
     running = asyncio.create_task(run_shards(setup.runtime))
-    await setup.ran(line(1, "big"))
+    batch = await started_batch(setup.runtime, json_lines(line(1, "big")))
+    dispatcher_of(setup.runtime).wake()
+    await wait_until(lambda: _has_recorded(setup, batch, 1))
     assert await _recorded(setup, waiting) == 0
     await wait_until(lambda: "the model server left fails" in caplog.text)
     await setup.left.start()
     await asyncio.wait_for(running, timeout=20)
     assert await _recorded(setup, waiting) == 1
     assert "the model server right" not in caplog.text
+
+
+async def _has_recorded(setup: Setup, batch: Batch, lines: int) -> bool:
+    return await _recorded(setup, batch) == lines
 
 
 async def _recorded(setup: Setup, batch: Batch) -> int:

@@ -26,6 +26,7 @@ from tests.fixtures.runtime import (
     Request,
     ScriptedServer,
     read_file,
+    run_shards,
     run_to_end,
     started_batch,
     wait_until,
@@ -33,7 +34,6 @@ from tests.fixtures.runtime import (
 from tests.running import GOOD, Gate, question
 from worker.runtime import Runtime
 from worker.stages.finalize import finalize_batch
-from worker.stages.run import run_shards
 
 
 async def read(

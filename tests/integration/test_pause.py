@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -20,19 +19,21 @@ from tests.fixtures.runtime import (
     Reply,
     ScriptedServer,
     all_lines_of,
+    in_flight,
     reload,
     results_of,
     rings,
+    run_shards,
     run_to_end,
     shards_of,
     started_batch,
     wait_until,
+    waiting,
 )
-from tests.running import Gate, WatchedLimiter, with_settings
-from worker.lease import claim_shard, others_wait
+from tests.running import Gate, with_settings
+from worker.claim import claim_shard
 from worker.runtime import Runtime
 from worker.stages.finalize import finalize_batch
-from worker.stages.run import run_shards
 from worker.stages.sweep import sweep
 from worker.stages.validate import validate_batch
 
@@ -80,8 +81,7 @@ async def test_other_batches_go_on(database: Database, press: Press) -> None:
     for batch in (paused, other):
         await make_shard(database, batch)
     await press("pause", paused)
-    # A stalled shard of the other makes no room for what nobody may call.
-    assert not await others_wait(database, other.pk)
+
     shard = await claim_shard(database, owner="me", lease_seconds=15)
     assert shard is not None
     assert shard.batch_pk == other.pk
@@ -139,17 +139,16 @@ async def test_calls_in_flight_end_and_no_other_begins(
     scripted_runtime: Runtime, scripted: ScriptedServer, press: Press
 ) -> None:
     gate = Gate(scripted, lets_through=1)
-    limiter = WatchedLimiter(2)
     # Neither stopping nor cancelling would wait for the calls.
     runtime = with_settings(
-        replace(scripted_runtime, limiter=limiter), drain_seconds=0, cancel_grace_seconds=0
+        scripted_runtime, max_in_flight=2, drain_seconds=0, cancel_grace_seconds=0
     )
     batch = await started_batch(runtime, input_file(12))
     running = asyncio.create_task(run_shards(runtime))
-    await wait_until(lambda: gate.held == 2 and limiter.waiting == 1)
+    await wait_until(lambda: gate.held == 2 and waiting(runtime) > 0)
     await press("pause", batch)
     # The worker hears of it although it has nothing to record.
-    await wait_until(lambda: limiter.waiting == 0)
+    await wait_until(lambda: waiting(runtime) == 0)
     assert not running.done()
     gate.open()
     await asyncio.wait_for(running, timeout=10)
@@ -180,7 +179,7 @@ async def test_a_line_that_waits_for_its_next_try_is_put_back(
     await press("pause", batch)
     await asyncio.wait_for(running, timeout=10)
     assert await results_of(runtime.database, batch) == {}
-    assert runtime.limiter.in_flight == 0
+    assert in_flight(runtime) == 0
 
 
 async def test_a_slot_that_a_pause_frees_takes_up_another_batch(

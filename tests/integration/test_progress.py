@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -21,15 +20,14 @@ from tests.fixtures.runtime import (
     Request,
     ScriptedServer,
     reload,
+    run_shards,
     run_to_end,
     shards_of,
     started_batch,
     wait_until,
 )
-from tests.running import GOOD, Gate, question
-from worker.limiter import Limiter
+from tests.running import GOOD, Gate, question, with_settings
 from worker.runtime import Runtime
-from worker.stages.run import run_shards
 
 NO_TOKENS = {
     "input_tokens": 0,
@@ -72,7 +70,7 @@ async def test_what_a_worker_does_can_be_seen(
     scripted_runtime: Runtime, scripted: ScriptedServer, api_client: httpx.AsyncClient
 ) -> None:
     gate = Gate(scripted, lets_through=3)
-    runtime = replace(scripted_runtime, limiter=Limiter(2))
+    runtime = with_settings(scripted_runtime, max_in_flight=2)
     batch = await started_batch(runtime, input_file(12))
     running = asyncio.create_task(run_shards(runtime))
 

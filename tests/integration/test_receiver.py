@@ -15,7 +15,7 @@ from models.errors import InvalidParameter, ReceiverUnreachable
 from models.receiver import Receiver
 from models.settings import WebhookSettings
 from models.signing import new_secret
-from tests.fixtures.runtime import Reply, Request, ScriptedServer
+from tests.fixtures.runtime import Reply, Request, ScriptedServer, wait_until
 
 PUBLIC = "93.184.215.14"
 
@@ -116,9 +116,13 @@ async def test_a_receiver_that_hangs(scripted: ScriptedServer) -> None:
         raise AssertionError
 
     scripted.script = hang
-    limits = settings(webhook_allow_private=True, webhook_timeout_seconds=0.2)
-    with pytest.raises(ReceiverUnreachable, match="no answer in time"):
-        await call(Receiver(limits), scripted.url)
+    # On a machine that is busy, even the request may take longer than a short patience.
+    for seconds in (0.2, 2, 20):
+        limits = settings(webhook_allow_private=True, webhook_timeout_seconds=seconds)
+        with pytest.raises(ReceiverUnreachable, match="no answer in time"):
+            await call(Receiver(limits), scripted.url)
+        if scripted.requests:
+            break
     assert len(scripted.requests) == 1
 
 
@@ -216,9 +220,9 @@ async def test_a_name_that_leads_inside_the_second_time(
 
     # The witness: with the gate open, this is how it would have arrived.
     monkeypatch.setattr(receiver, "_may_call", lambda _: True)
-    with pytest.raises(ReceiverUnreachable):
-        await call(receiver, url)  # it speaks no TLS
-    assert scripted.accepted == 1
+    calling = asyncio.create_task(call(receiver, url))
+    await wait_until(lambda: scripted.accepted == 1)
+    calling.cancel()  # it speaks no TLS, and would be waited for
 
 
 async def test_the_last_gate_is_at_the_socket(scripted: ScriptedServer) -> None:

@@ -18,7 +18,8 @@ from tests.factories import make_batch, make_shard
 from tests.fixtures.database import Postgres
 from tests.fixtures.runtime import Switch, count_results, run_settings, shards_of, wait_until
 from worker.answer import Usage
-from worker.lease import ClaimedShard, claim_shard, close_shard
+from worker.claim import ClaimedShard, claim_shard
+from worker.lease import close_shard
 from worker.recorder import Recorder, Row
 from worker.settings import RunSettings
 

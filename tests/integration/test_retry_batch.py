@@ -16,7 +16,8 @@ from models.ids import request_id
 from models.lifecycle import FINAL, BatchStatus
 from models.lines import BATCH_EXPIRED, render_failure
 from models.queries import advance
-from models.storage import PlacedLine, read_lines
+from models.reading import PlacedLine
+from models.storage import read_lines
 from tests.answers import ok, refusal
 from tests.factories import (
     input_file,

@@ -3,7 +3,6 @@
 import asyncio
 import datetime as dt
 import time
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -11,7 +10,6 @@ from sqlalchemy import delete, update
 
 from cli.simulator import SimulatedServer
 from models import Batch, FileChunk, Shard
-from models.errors import InputUnreadable
 from models.lifecycle import BatchStatus
 from models.lines import Endpoint, InputLine, decode_input_line
 from models.queries import advance
@@ -21,24 +19,25 @@ from tests.fixtures.runtime import (
     ScriptedServer,
     Switch,
     count_results,
+    in_flight,
     reload,
     results_of,
     rings,
+    run_shards,
     shards_of,
     started_batch,
     wait_until,
+    waiting,
 )
 from tests.running import (
     POISON,
     Gate,
-    WatchedLimiter,
     finished,
     with_settings,
 )
-from worker.lease import claim_shard
-from worker.limiter import Limiter
+from worker.attempts import Attempts, Line
+from worker.dispatch import dispatcher_of
 from worker.runtime import Runtime
-from worker.stages.run import ShardRun, run_shards
 from worker.upstream import Outcome, Upstream
 
 
@@ -46,13 +45,12 @@ async def test_a_stopped_worker_lets_its_calls_end_and_begins_none(
     scripted_runtime: Runtime, scripted: ScriptedServer
 ) -> None:
     gate = Gate(scripted, lets_through=1)
-    limiter = WatchedLimiter(2)
-    runtime = replace(scripted_runtime, limiter=limiter)
+    runtime = with_settings(scripted_runtime, max_in_flight=2)
     batch = await started_batch(runtime, input_file(7))
     running = asyncio.create_task(run_shards(runtime))
-    await wait_until(lambda: gate.held == 2 and limiter.waiting == 1)
+    await wait_until(lambda: gate.held == 2 and waiting(runtime) > 0)
     runtime.draining.set()
-    await wait_until(lambda: limiter.waiting == 0)
+    await wait_until(lambda: waiting(runtime) == 0)
     gate.open()
     await asyncio.wait_for(running, timeout=10)
     # One before, two in flight; no other, and not the other shard.
@@ -62,8 +60,8 @@ async def test_a_stopped_worker_lets_its_calls_end_and_begins_none(
     assert [first.state, second.state] == ["queued", "queued"]
     assert (first.succeeded, first.lease_owner) == (3, None)
     # Somebody else may go on at once.
-    assert ("run", 1) in rings(runtime)
-    assert runtime.limiter.in_flight == 0
+    assert rings(runtime)[-1] == ("run", 1)
+    assert in_flight(runtime) == 0
     await run_shards(runtime)
     assert len(scripted.requests) == 3
 
@@ -79,7 +77,7 @@ async def test_another_worker_calls_only_what_is_missing(
     runtime.draining.set()
     # Not even those in flight come to an end: the drain time is over first.
     await asyncio.wait_for(running, timeout=10)
-    assert runtime.limiter.in_flight == 0
+    assert in_flight(runtime) == 0
     [shard] = await shards_of(runtime.database, batch)
     assert (shard.state, shard.succeeded) == ("queued", 2)
 
@@ -105,7 +103,7 @@ async def test_a_worker_that_is_stopped_while_lines_back_off(
     await wait_until(lambda: len(model_server.calls()) == 5)
     runtime.draining.set()
     await asyncio.wait_for(running, timeout=5)
-    assert runtime.limiter.in_flight == 0
+    assert in_flight(runtime) == 0
     [shard] = await shards_of(runtime.database, batch)
     assert (shard.state, shard.succeeded, shard.failed) == ("queued", 0, 0)
 
@@ -135,14 +133,13 @@ async def test_a_cancel_stops_new_calls_and_keeps_what_ends(
     scripted_runtime: Runtime, scripted: ScriptedServer
 ) -> None:
     gate = Gate(scripted, lets_through=1)
-    limiter = WatchedLimiter(2)
-    runtime = replace(scripted_runtime, limiter=limiter)
+    runtime = with_settings(scripted_runtime, max_in_flight=2)
     batch = await started_batch(runtime, input_file(7))
     running = asyncio.create_task(run_shards(runtime))
-    await wait_until(lambda: gate.held == 2 and limiter.waiting == 1)
+    await wait_until(lambda: gate.held == 2 and waiting(runtime) > 0)
     began = time.monotonic()
     await cancel(runtime, batch)
-    await wait_until(lambda: limiter.waiting == 0)
+    await wait_until(lambda: waiting(runtime) == 0)
     # With a heartbeat, of which there are four in a lease's time.
     assert time.monotonic() - began < runtime.run_settings.lease_seconds / 2
     gate.open()
@@ -165,7 +162,7 @@ async def test_a_cancelled_batch_s_hanging_calls_are_given_up_in_time(
     await cancel(runtime, batch)
     await asyncio.wait_for(running, timeout=10)
     assert len(await results_of(runtime.database, batch)) == 2
-    assert runtime.limiter.in_flight == 0
+    assert in_flight(runtime) == 0
     await wait_until(lambda: scripted.connections == 2)
 
 
@@ -173,14 +170,15 @@ async def test_the_window_s_end_ends_every_call(
     scripted_runtime: Runtime, scripted: ScriptedServer
 ) -> None:
     gate = Gate(scripted, lets_through=2)
-    batch = await started_batch(scripted_runtime, input_file(7), window=dt.timedelta(seconds=1.5))
-    running = asyncio.create_task(run_shards(scripted_runtime))
+    runtime = with_settings(scripted_runtime, max_in_flight=3)
+    batch = await started_batch(runtime, input_file(7), window=dt.timedelta(seconds=1.5))
+    running = asyncio.create_task(run_shards(runtime))
     await wait_until(lambda: gate.held == 3)
     await asyncio.wait_for(running, timeout=10)
-    assert (await reload(scripted_runtime.database, batch)).expires_at <= dt.datetime.now(dt.UTC)
+    assert (await reload(runtime.database, batch)).expires_at <= dt.datetime.now(dt.UTC)
     assert len(scripted.requests) == 5
-    assert len(await results_of(scripted_runtime.database, batch)) == 2
-    assert scripted_runtime.limiter.in_flight == 0
+    assert len(await results_of(runtime.database, batch)) == 2
+    assert in_flight(runtime) == 0
 
 
 async def test_who_loses_the_lease_stops_and_the_new_holder_s_results_count(
@@ -197,21 +195,21 @@ async def test_who_loses_the_lease_stops_and_the_new_holder_s_results_count(
     [shard] = await shards_of(scripted_runtime.database, batch)
     assert (shard.state, shard.lease_owner) == ("running", "somebody")
     assert await count_results(scripted_runtime.database, batch) == shard.succeeded <= 2
-    assert scripted_runtime.limiter.in_flight == 0
+    assert in_flight(scripted_runtime) == 0
 
 
 async def test_an_outage_of_the_database_loses_and_repeats_nothing(
     runtime: Runtime, model_server: SimulatedServer, outage: Switch
 ) -> None:
     model_server.settings.latency = 0.05
-    runtime = replace(runtime, limiter=Limiter(3))
+    runtime = with_settings(runtime, max_in_flight=3)
     runtime.validate_settings.shard_lines = 1000
     batch = await started_batch(runtime, input_file(150))
     running = asyncio.create_task(finished(runtime, batch))
     await wait_until(lambda: model_server.stats().calls > 5)
     await outage()
     # Calls in flight end, and no new one is begun.
-    await wait_until(lambda: runtime.limiter.in_flight == 0)
+    await wait_until(lambda: in_flight(runtime) == 0)
     calls = model_server.stats().calls
     assert calls < 150
     await outage()
@@ -226,7 +224,7 @@ async def test_an_unforeseen_failure_is_its_line_s_alone(
     send = Upstream.send
 
     async def faulty(
-        self: Upstream, endpoint: Endpoint, body: bytes, *, idempotency_key: str
+        self: Upstream, endpoint: Endpoint, body: bytes, *, idempotency_key: str, **_: str | None
     ) -> Outcome:
         if POISON.encode() in body:
             raise ValueError(body)
@@ -255,10 +253,34 @@ async def test_a_line_that_cannot_be_taken_apart_fails_alone(
             raise RecursionError
         return decode_input_line(raw)
 
-    monkeypatch.setattr("worker.stages.run.decode_input_line", fussy)
+    monkeypatch.setattr("worker.attempts.decode_input_line", fussy)
     results = await finished(runtime, await started_batch(runtime, input_file(5)))
     assert (results[3]["custom_id"], results[3]["error"]["code"]) == ("request-3", "internal_error")
     assert len(results) == 5
+
+
+@pytest.mark.parametrize("step", ["begin", "judge"])
+async def test_a_fault_beside_a_call_costs_its_line_alone_and_no_place(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    whole = getattr(Attempts, step)
+
+    def faulty(self: Attempts, line: Line, *rest: Outcome) -> object:
+        if line.line_no == 3 and step == "begin":
+            raise ValueError
+        verdict = whole(self, line, *rest)
+        if line.line_no == 3:
+            raise ValueError
+        return verdict
+
+    monkeypatch.setattr(Attempts, step, faulty)
+    # With fewer places than lines, so that one that is lost is missed.
+    runtime = with_settings(runtime, max_in_flight=1)
+    results = await finished(runtime, await started_batch(runtime, input_file(5)))
+    codes = {no: line["error"] and line["error"]["code"] for no, line in results.items()}
+    assert codes == {1: None, 2: None, 3: "internal_error", 4: None, 5: None}
+    [lane] = dispatcher_of(runtime).lanes
+    assert [gate.in_flight for gate in lane.gates] == [0]
 
 
 async def test_an_input_that_cannot_be_read_gives_the_shard_back(
@@ -267,41 +289,32 @@ async def test_an_input_that_cannot_be_read_gives_the_shard_back(
     batch = await started_batch(runtime, input_file(5))
     async with runtime.database.begin() as session:
         await session.execute(delete(FileChunk))
-    with pytest.raises(InputUnreadable):
-        await run_shards(runtime)
+    await asyncio.wait_for(run_shards(runtime), timeout=10)
     [shard] = await shards_of(runtime.database, batch)
     assert (shard.state, shard.lease_owner) == ("queued", None)
     assert model_server.stats().calls == 0
-    assert runtime.limiter.in_flight == 0
-
-
-class TrippingLimiter(Limiter):
-    """Lets something happen just between the taking of the third slot and its task's first step."""
-
-    def __init__(self) -> None:
-        super().__init__(100)
-        self.trip: Callable[[], None] | None = None
-        self._taken = 0
-
-    async def acquire(self, server: str = "") -> None:
-        await super().acquire(server)
-        self._taken += 1
-        if self._taken == 3 and self.trip is not None:
-            asyncio.get_running_loop().call_soon(self.trip)
+    assert in_flight(runtime) == 0
 
 
 async def test_a_line_that_is_aborted_before_it_began_gives_its_slot_back(
-    runtime: Runtime,
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    limiter = TrippingLimiter()
-    runtime = replace(runtime, limiter=limiter)
+    begin = Attempts.begin
+    begun = []
+
+    def trip(self: Attempts, line: Line) -> None:
+        """Just between the third line's taking its slot and its task's first step."""
+        begin(self, line)
+        begun.append(line)
+        if len(begun) == 3:
+            asyncio.get_running_loop().call_soon(runtime.draining.set)
+
+    monkeypatch.setattr(Attempts, "begin", trip)
+    runtime = with_settings(runtime, drain_seconds=0, max_in_flight=3)
     batch = await started_batch(runtime, input_file(5))
-    shard = await claim_shard(runtime.database, owner="me", lease_seconds=2)
-    assert shard is not None
-    run = ShardRun(runtime, shard)
-    limiter.trip = run._abort
-    await asyncio.wait_for(run.run(), timeout=10)
-    assert limiter.in_flight == 0
+    await asyncio.wait_for(run_shards(runtime), timeout=10)
+    assert len(begun) == 3
+    assert in_flight(runtime) == 0
     assert await count_results(runtime.database, batch) == 0
 
 

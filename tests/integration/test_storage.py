@@ -1,16 +1,20 @@
 """The bytes of files in Postgres: in and out unchanged, whatever the cuts and ranges."""
 
+import asyncio
 import random
+from collections.abc import Sequence
 
 import pytest
 from sqlalchemy import delete, func, select, update
 
 from models import File, FileChunk, storage
+from models.chunk_cache import ChunkCache
 from models.database import Database
 from models.errors import InputUnreadable
 from models.file import FileStatus
 from models.ids import new_file_id
-from models.storage import LineTooLong, open_upload, read_lines, read_places, read_range
+from models.reading import LineTooLong, PlacedLine
+from models.storage import open_upload, read_lines, read_places, read_range
 from tests.factories import make_file
 
 CHUNK = 64
@@ -197,3 +201,55 @@ async def test_lines_are_found_again_by_their_places(
     found = [entry async for entry in read_places(database, file, places)]
     assert found == [(line.line_no, line.raw) for line in chosen]
     assert [entry async for entry in read_places(database, file, [])] == []
+
+
+@pytest.mark.usefixtures("small_chunks")
+async def test_scattered_lines_are_fetched_once_for_all_their_readers(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = b"\n".join(b"%04d" % number for number in range(40 * CHUNK // 5))
+    file = await make_file(database, given)
+    lines = [
+        line async for page in read_lines(database, file, max_line_bytes=1000) for line in page
+    ]
+    fetched: list[int] = []
+    fetch = storage._fetch_some
+
+    async def counted(
+        database: Database, file: File, numbers: Sequence[int]
+    ) -> Sequence[tuple[int, bytes]]:
+        fetched.extend(numbers)
+        return await fetch(database, file, numbers)
+
+    monkeypatch.setattr(storage, "_fetch_some", counted)
+    cache = ChunkCache()
+
+    async def read(chosen: list[PlacedLine]) -> None:
+        places = [(line.line_no, line.offset, len(line.raw)) for line in chosen]
+        found = [entry async for entry in read_places(database, file, places, cache)]
+        assert found == [(line.line_no, line.raw) for line in chosen]
+
+    groups = [lines[start::8][::-1] for start in range(8)]
+    await asyncio.gather(*map(read, groups))
+    assert sorted(fetched) == list(range(-(-len(given) // CHUNK)))
+
+
+@pytest.mark.usefixtures("small_chunks")
+async def test_chunks_that_nobody_else_wants_are_not_kept(database: Database) -> None:
+    file = await make_file(database, b"x" * (9 * CHUNK))
+    cache = ChunkCache()
+    places = [(1, 0, 5 * CHUNK), (2, 5 * CHUNK, 4 * CHUNK)]
+    found = [entry async for entry in read_places(database, file, places, cache)]
+    assert found == [(1, b"x" * (5 * CHUNK)), (2, b"x" * (4 * CHUNK))]
+    assert cache.size_bytes == 0
+
+
+@pytest.mark.usefixtures("small_chunks")
+async def test_a_line_in_two_chunks_of_which_only_the_second_is_kept(database: Database) -> None:
+    content = some_bytes(4 * CHUNK)
+    file = await make_file(database, content)
+    cache = ChunkCache()
+    cache.put(file.pk, 2, content[2 * CHUNK : 3 * CHUNK])
+    places = [(1, CHUNK + 10, CHUNK)]
+    found = [entry async for entry in read_places(database, file, places, cache)]
+    assert found == [(1, content[CHUNK + 10 : 2 * CHUNK + 10])]

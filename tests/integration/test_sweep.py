@@ -21,13 +21,13 @@ from tests.fixtures.runtime import (
     all_lines_of,
     reload,
     rings,
+    run_shards,
     shards_of,
     started_batch,
 )
 from worker.queue import CONTROL_QUEUE, RUN_QUEUE, RUN_WINDOW
 from worker.runtime import Runtime
 from worker.stages.finalize import finalize_batch
-from worker.stages.run import run_shards
 from worker.stages.sweep import sweep
 from worker.stages.validate import validate_batch
 
@@ -55,6 +55,7 @@ async def swept(runtime: Runtime) -> list[tuple[str, int]]:
 
 async def test_nothing_to_do(runtime: Runtime) -> None:
     assert await swept(runtime) == []
+    assert doorbell_of(runtime).has_swept
 
 
 @pytest.mark.parametrize("status", sorted(FINAL))

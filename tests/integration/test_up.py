@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -180,6 +181,24 @@ def test_the_database_is_durable_and_not_on_the_network(engine: Engine) -> None:
 def test_every_process_has_a_log(engine: Engine) -> None:
     names = {path.stem for path in (engine.data_folder / "logs").glob("*.log")}
     assert names >= _NAMES - {"beat"}  # which has nothing to say while all is well
+
+
+def test_the_api_tells_the_metrics_of_all_processes(engine: Engine) -> None:
+    def told() -> str:
+        with engine.client as client:
+            return client.get("../metrics").raise_for_status().text
+
+    def calls(text: str) -> int:
+        found = re.search(r"^overnight_upstream_calls_total.*2xx.* (\d+)", text, re.MULTILINE)
+        return int(found[1]) if found else 0
+
+    before = calls(told())
+    engine.wait_for_end(engine.create_batch(3))
+    text = wait_for("three more calls are told", lambda: calls(t := told()) >= before + 3 and t)
+    # Of the run process, of a control process, and of the API's own.
+    assert 'overnight_lines_total{model="",outcome="succeeded",upstream="default"}' in text
+    assert 'overnight_batches_ended_total{status="completed"}' in text
+    assert 'overnight_http_requests_total{method="POST",route="/v1/batches",status="200"}' in text
 
 
 def test_a_second_one_on_the_same_data_is_refused(engine: Engine) -> None:

@@ -34,6 +34,7 @@ def test_the_engine_calls_the_servers_of_its_file(tmp_path: Path) -> None:
             assert engine.stop() == 0
     said = (tmp_path / "up.log").read_text()
     assert f"Model servers are those of {file}" in said
+    assert "Dashboard     http://127.0.0.1:" in said
     assert f"Model server  here {server.url}" in said
     everything = said + "".join(
         log.read_text() for log in (engine.data_folder / "logs").glob("*.log")

@@ -18,6 +18,7 @@ from models.queries import advance
 from models.storage import read_lines, read_places
 from tests.factories import input_file, input_line, json_lines, make_batch, make_file
 from tests.fixtures.runtime import reload, rings, shards_of
+from worker.queue import RUN_WINDOW
 from worker.runtime import Runtime
 from worker.stages.validate import validate_batch
 
@@ -78,7 +79,7 @@ async def test_a_good_file_is_cut_into_shards_and_runs(runtime: Runtime) -> None
 async def test_many_shards_ring_for_a_window_of_them(runtime: Runtime) -> None:
     runtime = small(runtime, shard_lines=1)
     await validated(runtime, input_file(100))
-    assert rings(runtime) == [("run", 64)]
+    assert rings(runtime) == [("run", RUN_WINDOW)]
 
 
 ENDPOINT_BODIES: dict[Endpoint, dict[str, Any]] = {

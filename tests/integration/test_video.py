@@ -17,7 +17,9 @@ from tests.fixtures.runtime import (
     Reply,
     Request,
     ScriptedServer,
+    in_flight,
     results_of,
+    run_shards,
     shards_of,
     started_batch,
     wait_until,
@@ -25,7 +27,6 @@ from tests.fixtures.runtime import (
 from tests.running import finished, with_settings
 from worker import video as video_module
 from worker.runtime import Runtime
-from worker.stages.run import run_shards
 
 SOON = {"openai-poll-after-ms": "100"}
 QUEUED = Reply(body=b'{"id":"video_1","object":"video","status":"queued"}', headers=SOON)
@@ -319,14 +320,15 @@ async def test_a_stopped_worker_lets_its_videos_end_and_begins_none(
     scripted_runtime: Runtime, scripted: ScriptedServer
 ) -> None:
     studio = Studio(scripted)
-    batch = await started(scripted_runtime, 7)
-    running = asyncio.create_task(run_shards(scripted_runtime))
+    runtime = with_settings(scripted_runtime, max_in_flight=5)
+    batch = await started(runtime, 7)
+    running = asyncio.create_task(run_shards(runtime))
     await wait_until(lambda: len(studio.polled) == 5)
-    scripted_runtime.draining.set()
+    runtime.draining.set()
     studio.is_open = True
     await asyncio.wait_for(running, timeout=10)
     assert len(begun(scripted)) == 5
-    assert len(await results_of(scripted_runtime.database, batch)) == 5
+    assert len(await results_of(runtime.database, batch)) == 5
 
 
 async def test_videos_that_outlast_the_drain_time_are_left_to_another_worker(
@@ -339,7 +341,7 @@ async def test_videos_that_outlast_the_drain_time_are_left_to_another_worker(
     await wait_until(lambda: len(studio.polled) == 2)
     runtime.draining.set()
     await asyncio.wait_for(running, timeout=10)
-    assert runtime.limiter.in_flight == 0
+    assert in_flight(runtime) == 0
     assert await results_of(runtime.database, batch) == {}
     [shard] = await shards_of(runtime.database, batch)
     assert (shard.state, shard.lease_owner) == ("queued", None)
@@ -371,31 +373,22 @@ async def test_a_cancel_gives_up_videos_after_the_grace_period(
 
 
 async def test_a_video_in_the_making_is_no_stall(
-    scripted_runtime: Runtime,
-    scripted: ScriptedServer,
-    monkeypatch: pytest.MonkeyPatch,
+    scripted_runtime: Runtime, scripted: ScriptedServer
 ) -> None:
     """Its first try failed, another batch waits: yet the server is at work on it."""
     studio = Studio(scripted)
     answer = scripted.script
     assert answer is not None
-    looked = 0
 
     async def busy_at_first(request: Request) -> Reply:
         return Reply(429) if len(begun(scripted)) <= 1 else await answer(request)
 
-    async def somebody_waits(*_: object) -> bool:
-        nonlocal looked
-        looked += 1
-        return True
-
     scripted.script = busy_at_first
-    monkeypatch.setattr("worker.stages.run.others_wait", somebody_waits)
     runtime = with_settings(scripted_runtime, stall_seconds=0.05)
     batch = await started(runtime)
     running = asyncio.create_task(run_shards(runtime))
     await wait_until(lambda: len(scripted.requests) > 40)
-    assert looked == 0
+    assert (await shards_of(runtime.database, batch))[0].claims == 1
     studio.is_open = True
     await asyncio.wait_for(running, timeout=10)
     assert len(await results_of(runtime.database, batch)) == 1

@@ -1,7 +1,6 @@
 """The command as a whole: its list, its help, and how it says no."""
 
 import json
-import re
 import shlex
 import subprocess
 import sys
@@ -15,7 +14,7 @@ from alembic.script import ScriptDirectory
 
 from cli.address import is_answered, settle_upstream, shown_url
 from cli.check import known_names
-from cli.console import FAILED, INTERRUPTED, USAGE, UsageError
+from cli.console import UsageError
 from cli.engine import _API_STOP_SECONDS, Engine
 from cli.main import COMMANDS, main
 from cli.processes.api import _GRACE_SECONDS
@@ -23,7 +22,6 @@ from cli.processes.workers import DRAIN_SECONDS
 from cli.program import child_environment
 from cli.readyfile import ReadyFile
 from cli.revision import newest_revision
-from cli.run import SOME_FAILED, STATUS_OF, run
 from cli.simulator.hosting import simulated_server
 from cli.up import _data_dir_option, _key_for_export, _note_silence
 from tests.unit.test_supervisor import Listening
@@ -103,6 +101,8 @@ def test_the_version_is_told(overnight: Overnight) -> None:
     ("arguments", "words"),
     [
         (["upp"], "No such command 'upp'"),
+        (["estimat"], "Did you mean 'estimate'"),
+        (["run", "/"], "/ is a folder"),
         (["up", "--port", "eighty"], "--port"),
         (["up"], "http://localhost:11434/v1"),
         (["up", "--upstream", "http://localhost:8000/api"], "must end in /v1"),
@@ -153,6 +153,20 @@ def test_check_names_everything_that_is_wrong_and_shows_no_secret(overnight: Ove
     marks = {line[2:15].strip(): line[0] for line in done.stdout.splitlines()}
     assert marks == {"Settings": "✓", "Database": "✗", "Broker": "✗", "Model server": "✗"}
     assert "secret" not in done.stdout + done.stderr
+
+
+def test_check_speaks_json(overnight: Overnight) -> None:
+    done = overnight("check", "--json", OVERNIGHT_NO_SUCH_THING="1")
+    found = json.loads(done.stdout)
+    assert done.status == 1
+    assert [each["name"] for each in found if not each["ok"]] == [
+        "Settings",
+        "Database",
+        "Broker",
+        "Model server",
+    ]
+    warned = [each["words"] for each in found if each.get("warning")]
+    assert any("OVERNIGHT_NO_SUCH_THING" in words for words in warned)
 
 
 def test_check_points_out_a_variable_that_nothing_reads(overnight: Overnight) -> None:
@@ -302,9 +316,3 @@ def test_the_supervisor_knows_the_workers_drain_time() -> None:
 
 def test_the_supervisor_is_more_patient_than_the_api() -> None:
     assert _API_STOP_SECONDS > _GRACE_SECONDS
-
-
-def test_run_documents_its_exit_statuses() -> None:
-    documented = set(re.findall(r"\b\d+\b", (run.__doc__ or "").split("Exit status:")[1]))
-    used = {0, FAILED, USAGE, INTERRUPTED, SOME_FAILED, *STATUS_OF.values()}
-    assert documented == {str(status) for status in used}

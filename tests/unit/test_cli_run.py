@@ -9,12 +9,15 @@ from typing import Any
 import httpx
 import pytest
 
-from cli import client as client_module
-from cli.batchrun import BatchRun, first_error, read_endpoint
-from cli.client import BatchClient
+from cli.client import refusals
+from cli.client.batchrun import BatchRun, first_error
+from cli.client.http import BatchClient
+from cli.client.outcome import exit_status, summary
+from cli.client.progress import Lines, Silence
+from cli.client.run import how_to_go_on, plan
+from cli.client.server import LOCAL_BASE_URL, Server, choose_key
+from cli.client.source import read_endpoint
 from cli.console import CommandError, UsageError
-from cli.progress import Lines, Silence
-from cli.run import LOCAL_BASE_URL, choose_key, exit_status, how_to_go_on, summary
 
 URL = "http://server.example/v1"
 LINE = '{"custom_id": "1", "method": "POST", "url": "/v1/embeddings", "body": {}}\n'
@@ -28,7 +31,7 @@ def batch(status: str = "completed", **changes: Any) -> dict[str, Any]:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module, "_FIRST_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(refusals, "_FIRST_PAUSE_SECONDS", 0.001)
 
 
 @pytest.fixture
@@ -43,7 +46,7 @@ def job(tmp_path: Path) -> BatchRun:
     )
 
 
-class Server:
+class Scripted:
     """Answers as scripted, path by path; the last answer of a path is repeated."""
 
     def __init__(self, **script: list[Any]) -> None:
@@ -90,7 +93,7 @@ class Server:
 
 async def test_the_whole_way(job: BatchRun) -> None:
     job.metadata = {"night": "one"}
-    server = Server()
+    server = Scripted()
     await server.run(job)
     assert server.steps() == ["upload", "create", "retrieve", "content"]
     upload, create = server.requests[:2]
@@ -109,13 +112,13 @@ async def test_the_whole_way(job: BatchRun) -> None:
 
 async def test_an_outage_does_not_end_the_watch(job: BatchRun) -> None:
     trouble = [httpx.ConnectError("refused"), httpx.ReadTimeout("slow"), httpx.Response(503)] * 4
-    server = Server(retrieve=[*trouble, httpx.Response(200, json=batch())])
+    server = Scripted(retrieve=[*trouble, httpx.Response(200, json=batch())])
     await server.run(job)
     assert server.steps().count("retrieve") == 13
 
 
 async def test_a_batch_is_never_created_twice(job: BatchRun) -> None:
-    server = Server(create=[httpx.ReadTimeout("no answer")])
+    server = Scripted(create=[httpx.ReadTimeout("no answer")])
     with pytest.raises(CommandError, match="does not answer"):
         await server.run(job)
     assert server.steps().count("create") == 1
@@ -123,7 +126,7 @@ async def test_a_batch_is_never_created_twice(job: BatchRun) -> None:
 
 async def test_a_creation_that_surely_failed_is_tried_again(job: BatchRun) -> None:
     busy = httpx.Response(429, headers={"retry-after-ms": "1"})
-    server = Server(
+    server = Scripted(
         create=[httpx.ConnectError("refused"), busy, httpx.Response(200, json=batch("validating"))]
     )
     await server.run(job)
@@ -135,7 +138,7 @@ OTHERS = batch(input_file_id="file-0") | {"id": "batch_0"}
 
 async def test_a_creation_in_doubt_is_looked_for(job: BatchRun) -> None:
     made = batch("validating", input_file_id="file-1")
-    server = Server(
+    server = Scripted(
         create=[httpx.Response(503)], list=[httpx.Response(200, json={"data": [OTHERS, made]})]
     )
     await server.run(job)
@@ -144,7 +147,7 @@ async def test_a_creation_in_doubt_is_looked_for(job: BatchRun) -> None:
 
 
 async def test_a_creation_in_doubt_that_is_not_there_is_tried_again(job: BatchRun) -> None:
-    server = Server(
+    server = Scripted(
         create=[httpx.Response(503), httpx.Response(200, json=batch("validating"))],
         list=[httpx.Response(503), httpx.Response(200, json={"data": [OTHERS]})],
     )
@@ -154,7 +157,7 @@ async def test_a_creation_in_doubt_that_is_not_there_is_tried_again(job: BatchRu
 
 async def test_a_refusal_is_in_the_servers_words(job: BatchRun) -> None:
     body = {"error": {"message": "Incorrect API key provided", "code": "invalid_api_key"}}
-    server = Server(upload=[httpx.Response(401, json=body)])
+    server = Scripted(upload=[httpx.Response(401, json=body)])
     with pytest.raises(CommandError) as caught:
         await server.run(job)
     assert "The server said 401: Incorrect API key provided." in str(caught.value)
@@ -185,13 +188,13 @@ def from_the_start(request: httpx.Request) -> httpx.Response:
 async def test_a_broken_download_is_continued(
     job: BatchRun, second: Callable[[httpx.Request], httpx.Response]
 ) -> None:
-    await Server(content=[httpx.Response(200, stream=Broken()), second]).run(job)
+    await Scripted(content=[httpx.Response(200, stream=Broken()), second]).run(job)
     assert job.output.read_bytes() == OUTPUT
 
 
 async def test_a_download_that_fails_leaves_an_earlier_result_alone(job: BatchRun) -> None:
     job.output.write_text("from last night\n")
-    server = Server(content=[httpx.Response(404, json={"error": {"message": "No such File"}})])
+    server = Scripted(content=[httpx.Response(404, json={"error": {"message": "No such File"}})])
     with pytest.raises(CommandError, match="No such File"):
         await server.run(job)
     assert job.output.read_text() == "from last night\n"
@@ -200,13 +203,13 @@ async def test_a_download_that_fails_leaves_an_earlier_result_alone(job: BatchRu
 
 async def test_an_earlier_runs_errors_do_not_stay(job: BatchRun) -> None:
     job.errors.write_text("from last night\n")
-    await Server().run(job)
+    await Scripted().run(job)
     assert not job.errors.exists()
 
 
 async def test_a_batch_that_fails_its_check_leaves_earlier_results_alone(job: BatchRun) -> None:
     job.output.write_text("from last night\n")
-    await Server(retrieve=[httpx.Response(200, json=batch("failed"))]).run(job)
+    await Scripted(retrieve=[httpx.Response(200, json=batch("failed"))]).run(job)
     assert job.output.read_text() == "from last night\n"
 
 
@@ -214,7 +217,7 @@ async def test_results_that_cannot_be_kept_are_noticed_before_anything_is_sent(
     job: BatchRun,
 ) -> None:
     job.output = job.output.parent / "no such folder" / "out.jsonl"
-    server = Server()
+    server = Scripted()
     with pytest.raises(UsageError, match="Cannot write"):
         await server.run(job)
     assert not server.requests
@@ -228,7 +231,7 @@ async def test_what_is_no_base_url_is_a_usage_error(job: BatchRun, url: str) -> 
 
 
 async def test_a_key_from_a_file_ends_in_a_newline(job: BatchRun) -> None:
-    server = Server()
+    server = Scripted()
     async with BatchClient(URL, " key\r\n", transport=httpx.MockTransport(server)) as client:
         await job.go(client, Silence())
     assert {each.headers["authorization"] for each in server.requests} == {"Bearer key"}
@@ -272,11 +275,20 @@ def test_the_exit_status_tells_the_outcome(ended: dict[str, Any], status: int) -
 
 def test_a_failed_batch_is_explained_line_by_line(job: BatchRun) -> None:
     entries = [{"line": n, "message": f"bad {n}"} for n in range(1, 31)]
+    job.name, job.endpoint = "in.jsonl", "/v1/embeddings"
     job.batch = batch("failed", errors={"data": [{"line": None, "message": "all bad"}, *entries]})
     text = summary(job)
     assert "nothing was run" in text
     assert "\n  all bad\n  line 1: bad 1\n" in text
-    assert text.endswith("… and 11 more.")
+    assert "… and 11 more.\n" in text
+    assert text.endswith("overnight validate in.jsonl --endpoint /v1/embeddings")
+
+
+def test_faults_of_one_kind_are_told_once(job: BatchRun) -> None:
+    entries = [{"line": n, "message": "bad" if n != 3 else "worse"} for n in (1, 2, 3, 5)]
+    job.batch = batch("failed", errors={"data": entries})
+    told = "  line 1 and 1 more after it: bad\n  line 3: worse\n  line 5: bad"
+    assert told in summary(job)
 
 
 @pytest.mark.parametrize(
@@ -311,15 +323,22 @@ def test_the_key_is_chosen_for_the_server(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 
 def test_the_hint_repeats_what_is_not_usual() -> None:
-    job = BatchRun(
-        source=Path("a b.jsonl"),
-        output=Path("a b-output.jsonl"),
-        errors=Path("a b-errors.jsonl"),
-        batch_id="batch_1",
-    )
-    assert "overnight run 'a b.jsonl' --resume batch_1\n" in how_to_go_on(job, LOCAL_BASE_URL)
+    [job] = plan([Path("a b.jsonl")], ["batch_1"], None, None)
+    here, there = Server(LOCAL_BASE_URL, None), Server(URL, None, ("--url", URL))
+    assert "overnight run 'a b.jsonl' --resume batch_1\n" in how_to_go_on([job], here)
     job.output, job.errors = Path("out.jsonl"), Path("err.jsonl")
-    assert f"batch_1 --base-url {URL} -o out.jsonl -e err.jsonl\n" in how_to_go_on(job, URL)
+    assert f"batch_1 --url {URL} -o out.jsonl -e err.jsonl\n" in how_to_go_on([job], there)
+    assert f"overnight cancel batch_1 --url {URL}" in how_to_go_on([job], there)
+
+
+def test_several_files_are_taken_up_by_one_command() -> None:
+    jobs = plan([Path("a.jsonl"), Path("b.jsonl"), Path("c.jsonl")], [], None, None)
+    here = Server(LOCAL_BASE_URL, None)
+    assert how_to_go_on(jobs, here) == "Stopped. No batch was created."
+    jobs[0].batch_id, jobs[1].batch_id = "batch_1", "batch_2"
+    said = how_to_go_on(jobs, here)
+    assert "overnight run a.jsonl b.jsonl --resume batch_1 --resume batch_2\n" in said
+    assert said.endswith("overnight run c.jsonl")
 
 
 def test_lines_tell_counts_rate_and_time_left(capsys: pytest.CaptureFixture[str]) -> None:

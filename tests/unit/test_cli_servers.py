@@ -206,6 +206,39 @@ def test_check_tries_every_server_of_the_file(
     assert lines[1] == "✗ Model server  Not tried: its settings are wrong."
 
 
+def test_check_says_the_limits(
+    server: ModelsServer,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # So that what the command sets is taken back.
+    monkeypatch.setenv("OVERNIGHT_CONFIG", "")
+    monkeypatch.setenv("WELL_KEY", "k")
+    monkeypatch.setenv("OVERNIGHT_UPSTREAM_MAX_IN_FLIGHT", "8")
+    path = tmp_path / "overnight.toml"
+    path.write_text(
+        FILE.format(url=server.url).replace(
+            'api_key_env = "WELL_KEY"',
+            'api_key_env = "WELL_KEY"\nmax_in_flight = 64\ntokens_per_minute = 1_500_000\n'
+            'active_hours = ["mon-fri 19:00-07:00", "sat,sun 00:00-24:00"]\n'
+            'time_zone = "Europe/Berlin"',
+        )
+        + "max_in_flight = 4\nadaptive = false\n"
+    )
+    _, lines = checked(capsys, path)
+    assert lines[2].endswith(
+        " and 2 more. At most 64 calls in flight, at most 1,500,000 tokens a minute."
+        " llama-3: always 4 calls in flight, at most 1,500,000 tokens a minute."
+        " Called in these hours: mon-fri 19:00-07:00; sat,sun 00:00-24:00 (Europe/Berlin)."
+    )
+    assert lines[3].endswith("Batches wait until it is.")
+    assert any(
+        each.startswith("! Settings      OVERNIGHT_UPSTREAM_MAX_IN_FLIGHT is not used")
+        for each in lines
+    )
+
+
 def test_check_says_what_is_not_needed_for_up(
     server: ModelsServer,
     tmp_path: Path,
@@ -272,6 +305,16 @@ def test_a_file_that_is_named_wins_over_a_url_and_one_that_is_found_does_not(goo
         f"Model servers are those of {file}; the model server that is named by its URL is not used.",
         f"Note: {good}/data/overnight.toml is not used, because a model server is named by its URL.",
     ]
+
+
+def test_active_hours_are_said(good: Path) -> None:
+    file = good / "named" / "overnight.toml"
+    with file.open("a") as config:
+        config.write('\nactive_hours = "22:00-06:00"\ntime_zone = "Europe/Berlin"')
+    terminal = Listening()
+    settle_config(file, None, data_folder=good / "data", terminal=terminal)
+    [_, said] = terminal.said
+    assert said == ("Note: named is called in its active hours alone: 22:00-06:00 (Europe/Berlin).")
 
 
 def test_a_mistake_in_the_file_is_a_sentence_before_anything_is_started(good: Path) -> None:

@@ -97,19 +97,6 @@ def test_a_success_of_long_ago_says_nothing_about_now() -> None:
     assert not charge(neighbours, Blame.UNCLEAR, now=601)
 
 
-def test_an_outage_is_reported_at_most_once_a_minute() -> None:
-    neighbours = Neighbours()
-    times = [100.0, 101.0, 159.0, 160.0, 161.0, 220.0]
-    assert [neighbours.should_report(now) for now in times] == [
-        True,
-        False,
-        False,
-        True,
-        False,
-        True,
-    ]
-
-
 @pytest.mark.parametrize(("timeout", "seconds"), [(10, 600), (600, 4200)])
 def test_evidence_outlasts_the_tries_of_a_line_that_times_out(timeout: int, seconds: int) -> None:
     settings = UpstreamSettings.model_validate(

@@ -122,6 +122,23 @@ async def test_one_that_keeps_dying_ends_everything_with_its_last_words(
     assert not is_alive(other)
 
 
+async def test_one_that_is_killed_at_its_start_is_not_given_up(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(supervisor_module, "_FIRST_PAUSE_SECONDS", 0.001)
+    code = """
+import os, pathlib, sys, time
+starts = pathlib.Path(sys.argv[1])
+starts.open("a").write(".")
+if len(starts.read_text()) <= 6:
+    os.kill(os.getpid(), 9)
+print("up", flush=True)
+time.sleep(60)
+"""
+    async with Supervisor(terminal=Listening()) as supervisor:
+        await until_up(supervisor.start(program("doomed", code, tmp_path / "starts")))
+
+
 async def test_a_usage_error_is_not_tried_again() -> None:
     terminal = Listening()
 

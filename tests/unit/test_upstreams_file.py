@@ -2,13 +2,23 @@
 
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from pydantic import ValidationError
 
+from cli.console import explain_settings
 from models.lines import Endpoint, LineError
 from models.settings import UpstreamSettings
-from models.upstreams import EVERY_MODEL, ModelFilter, ModelServer, Route, Upstreams
+from models.upstreams import (
+    EVERY_MODEL,
+    FlowLimits,
+    ModelFilter,
+    ModelServer,
+    Route,
+    Upstreams,
+    find_metrics_url,
+)
 from models.upstreams_file import UpstreamsFileError, read_upstreams
 
 CHAT, EMBEDDINGS = Endpoint.CHAT_COMPLETIONS, Endpoint.EMBEDDINGS
@@ -143,6 +153,82 @@ def test_an_authorization_of_ones_own_is_a_header(tmp_path: Path) -> None:
     assert upstreams.servers["a"].own_headers() == {"authorization": "Basic abc"}
 
 
+LIMITED = """
+default = "a"
+[upstreams.a]
+url = "http://a/v1"
+max_in_flight = 64
+requests_per_minute = 500
+active_hours = ["mon-fri 19:00-07:00", "sat,sun 00:00-24:00"]
+time_zone = "Europe/Berlin"
+metrics = "http://a:9100/all"
+[upstreams.b]
+url = "http://b/api/v1"
+max_in_flight = 8
+adaptive = false
+active_hours = "22:00-06:00"
+[upstreams.c]
+url = "http://c/v1"
+metrics = "off"
+[models.big]
+upstream = "a"
+upstream_model = "org/big"
+aliases = ["large"]
+max_in_flight = 4
+adaptive = false
+tokens_per_minute = 1e5
+[models.small]
+upstream = "b"
+max_in_flight = 2
+[models.plain]
+upstream = "a"
+"""
+
+
+@pytest.mark.parametrize(("said", "url"), [("true", "http://a/metrics"), ("false", None)])
+def test_the_page_of_metrics_is_switched_as_people_would(
+    tmp_path: Path, said: str, url: str | None
+) -> None:
+    text = f'default = "a"\n[upstreams.a]\nurl = "http://a/v1"\nmetrics = {said}\n'
+    assert read(tmp_path, text).servers["a"].metrics_url == url
+
+
+def test_the_limits_of_servers_and_models(tmp_path: Path) -> None:
+    upstreams = read(tmp_path, LIMITED)
+    a, b, c = (upstreams.servers[name] for name in "abc")
+    assert a.flow == FlowLimits(max_in_flight=64, requests_per_minute=500)
+    assert a.max_in_flight == 64
+    assert b.flow == FlowLimits(max_in_flight=8, adaptive=False)
+    assert c.flow == FlowLimits()
+    assert a.active_hours is not None
+    assert a.active_hours.texts == ("mon-fri 19:00-07:00", "sat,sun 00:00-24:00")
+    assert a.active_hours.zone == ZoneInfo("Europe/Berlin")
+    assert b.active_hours is not None
+    assert b.active_hours.zone == ZoneInfo("UTC")
+    assert c.active_hours is None
+    assert [each.metrics_url for each in (a, b, c)] == [
+        "http://a:9100/all",
+        "http://b/api/metrics",
+        None,
+    ]
+    # What a model leaves out is as for its server.
+    big = FlowLimits(
+        max_in_flight=4, adaptive=False, requests_per_minute=500, tokens_per_minute=100_000
+    )
+    assert upstreams.routes["big"] == Route(a, "org/big", big)
+    assert upstreams.routes["large"].flow == big
+    assert upstreams.routes["small"].flow == FlowLimits(max_in_flight=2, adaptive=False)
+    assert upstreams.routes["plain"].flow is None
+
+
+def test_a_model_s_limits_hold_by_the_name_that_its_server_has_for_it(tmp_path: Path) -> None:
+    upstreams = read(tmp_path, LIMITED)
+    found = upstreams.find(CHAT, "org/big")
+    assert found == Route(upstreams.servers["a"], None, upstreams.routes["big"].flow)
+    other = upstreams.find(CHAT, "org/other")
+    assert other == Route(upstreams.servers["a"])
+
+
 URL = 'url = "http://a/v1"'
 
 
@@ -171,7 +257,8 @@ URL = 'url = "http://a/v1"'
             f'{URL}\nqqqq = "x"',
             (
                 "[upstreams.a] has no key 'qqqq'; there are url, api_key_env, api_key_file, headers,"
-                " max_in_flight, call_timeout_seconds, connect_timeout_seconds, endpoints."
+                " call_timeout_seconds, connect_timeout_seconds, endpoints, active_hours, time_zone,"
+                " metrics, max_in_flight, adaptive, requests_per_minute, tokens_per_minute."
             ),
         ),
         (
@@ -264,6 +351,80 @@ URL = 'url = "http://a/v1"'
             "[upstreams.a] max_in_flight: it must be a valid integer.",
         ),
         (
+            f"{URL}\nadaptive = 0",
+            "[upstreams.a] adaptive: it must be a valid boolean.",
+        ),
+        (
+            f"{URL}\nadaptive = false",
+            (
+                "[upstreams.a]: adaptive = false needs max_in_flight, which is then the number of"
+                " calls."
+            ),
+        ),
+        (
+            f"{URL}\nrequests_per_minute = 0",
+            "[upstreams.a] requests_per_minute: it must be greater than 0.",
+        ),
+        (
+            f'{URL}\nrequests_per_minute = "60"',
+            "[upstreams.a] requests_per_minute: it must be a valid number.",
+        ),
+        (
+            f"{URL}\ntokens_per_minute = nan",
+            "[upstreams.a] tokens_per_minute: it must be a finite number.",
+        ),
+        (
+            f"{URL}\nactive_hours = 22",
+            (
+                "[upstreams.a] active_hours: it must be a text such as '22:00-06:00', or a list of"
+                " such."
+            ),
+        ),
+        (
+            f'{URL}\nactive_hours = ["22:00-06:00", 1]',
+            (
+                "[upstreams.a] active_hours: it must be a text such as '22:00-06:00', or a list of"
+                " such."
+            ),
+        ),
+        (
+            f'{URL}\nactive_hours = "22:00-26:00"',
+            (
+                "[upstreams.a] active_hours: '22:00-26:00' has no time '26:00' on a clock; there are"
+                " 00:00 to 24:00."
+            ),
+        ),
+        (
+            f"{URL}\nactive_hours = []",
+            (
+                "[upstreams.a] active_hours: it must have one range at least, such as '22:00-06:00';"
+                " leave it out for always."
+            ),
+        ),
+        (
+            f'{URL}\nactive_hours = "22:00-06:00"\ntime_zone = "Europe/Berln"',
+            (
+                "[upstreams.a] time_zone: there is no time zone 'Europe/Berln'; did you mean"
+                " 'Europe/Berlin'?"
+            ),
+        ),
+        (
+            f'{URL}\ntime_zone = "Europe/Berlin"',
+            "[upstreams.a]: time_zone is that of active_hours, which is not there.",
+        ),
+        (
+            f'{URL}\nmetrics = "on"',
+            (
+                "[upstreams.a] metrics: it must be 'auto', 'off', or a URL such as"
+                " http://localhost:8000/metrics."
+            ),
+        ),
+        (
+            f'{URL}\nmetrics = "http://u:secret@gpu1/metrics"',
+            "[upstreams.a] metrics: it must hold no user or password.",
+        ),
+        (f"{URL}\nmetrics = 1", "[upstreams.a] metrics: it must be a valid string."),
+        (
             f"{URL}\ncall_timeout_seconds = inf",
             "[upstreams.a] call_timeout_seconds: it must be a finite number.",
         ),
@@ -321,6 +482,31 @@ A = f"[upstreams.vllm]\n{URL}\n"
         (
             f'{A}[models.m]\nupstream = "vllm"\nalias = ["x"]',
             "[models.m] has no key 'alias'; did you mean 'aliases'?",
+        ),
+        (
+            f'{A}[models.m]\nupstream = "vllm"\nactive_hours = "22:00-06:00"',
+            (
+                "[models.m] has no key 'active_hours'; there are upstream, aliases, upstream_model,"
+                " max_in_flight, adaptive, requests_per_minute, tokens_per_minute."
+            ),
+        ),
+        (
+            f'{A}[models.m]\nupstream = "vllm"\nadaptive = false',
+            "[models.m]: adaptive = false needs max_in_flight, which is then the number of calls.",
+        ),
+        (
+            f'{A}max_in_flight = 8\n[models.m]\nupstream = "vllm"\nmax_in_flight = 9',
+            (
+                "[models.m] max_in_flight: it must be 8 at most, as for all models of"
+                " [upstreams.vllm]."
+            ),
+        ),
+        (
+            (
+                f'{A}[models.m]\nupstream = "vllm"\nmax_in_flight = 9\n'
+                '[models.n]\nupstream = "vllm"\nupstream_model = "m"'
+            ),
+            ("[models.n] is the same model there as [models.m] and must have the same limits."),
         ),
         (
             f'{A}[models.m]\nupstream = "vllm"\naliases = "x"',
@@ -397,6 +583,85 @@ def test_without_a_file_one_server_takes_every_model() -> None:
     assert route.server is upstreams.servers["default"]
     assert route.model is None
     assert route.server.own_headers() == {"authorization": "Bearer k"}
+
+
+def test_the_one_server_has_limits_too() -> None:
+    plain = settings(upstream_url="http://m/v1").upstreams().servers["default"]
+    assert (plain.flow, plain.active_hours) == (FlowLimits(), None)
+    assert plain.metrics_url == "http://m/metrics"
+    server = (
+        settings(
+            upstream_url="http://m/v1",
+            upstream_max_in_flight="16",
+            upstream_adaptive="false",
+            upstream_requests_per_minute="90.5",
+            upstream_tokens_per_minute="1000",
+            upstream_active_hours="mon-fri 19:00-07:00; sat,sun 00:00-24:00",
+            upstream_time_zone="Asia/Kolkata",
+            upstream_metrics="off",
+        )
+        .upstreams()
+        .servers["default"]
+    )
+    assert server.flow == FlowLimits(
+        max_in_flight=16, adaptive=False, requests_per_minute=90.5, tokens_per_minute=1000
+    )
+    assert str(server.active_hours) == "mon-fri 19:00-07:00; sat,sun 00:00-24:00 (Asia/Kolkata)"
+    assert server.metrics_url is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        (
+            "adaptive",
+            "false",
+            (
+                "OVERNIGHT_UPSTREAM_ADAPTIVE=false needs OVERNIGHT_UPSTREAM_MAX_IN_FLIGHT, which is"
+                " then the number of calls."
+            ),
+        ),
+        (
+            "active_hours",
+            "always",
+            (
+                "OVERNIGHT_UPSTREAM_ACTIVE_HOURS: 'always' must be a range such as '22:00-06:00',"
+                " 'mon-fri 19:00-07:00' or 'sat,sun 00:00-24:00'."
+            ),
+        ),
+        (
+            "time_zone",
+            "Berlin",
+            (
+                "OVERNIGHT_UPSTREAM_TIME_ZONE: there is no time zone 'Berlin'; did you mean"
+                " 'Europe/Berlin'?"
+            ),
+        ),
+        (
+            "metrics",
+            "yes",
+            (
+                "OVERNIGHT_UPSTREAM_METRICS: it must be 'auto', 'off', or a URL such as"
+                " http://localhost:8000/metrics."
+            ),
+        ),
+        (
+            "tokens_per_minute",
+            "inf",
+            "OVERNIGHT_UPSTREAM_TOKENS_PER_MINUTE: Input should be a finite number.",
+        ),
+    ],
+)
+def test_a_mistake_in_the_limits_of_the_one_server(name: str, value: str, sentence: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        settings(upstream_url="http://m/v1", **{f"upstream_{name}": value})
+    assert list(explain_settings(caught.value)) == [sentence]
+
+
+@pytest.mark.parametrize("value", ["", "/metrics", "ftp://m/metrics", "http://m:x/", "http://"])
+def test_what_is_no_place_of_metrics(value: str) -> None:
+    with pytest.raises(ValueError, match="it must be 'auto', 'off', or a URL"):
+        find_metrics_url(value, "http://m/v1")
 
 
 def test_the_file_wins_over_the_url(tmp_path: Path) -> None:

@@ -3,7 +3,8 @@
 Promises: the files, their ids, the final counts, the usage and the final status appear in one
 transaction, which also drops the result rows; every input line is in exactly one of the two files,
 once; an id is published only for a file that has a line. If the process dies here, nothing of it
-was seen, and it is done again.
+was seen, and it is done again; if that goes on, with longer and longer pauses, but without an end, for
+there are results to deliver.
 """
 
 import asyncio
@@ -12,21 +13,27 @@ import logging
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 from sqlalchemy import delete, func, select
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.batch import Batch
 from models.errors import InputUnreadable
+from models.failpoints import Failpoint, pass_failpoint
 from models.file import File, FileStatus
+from models.history import history_of
 from models.ids import new_file_id, request_id
 from models.lifecycle import BatchStatus, ShardState
 from models.lines import BATCH_CANCELLED, BATCH_EXPIRED, custom_id_of, render_failure
+from models.logline import bind_ids
 from models.queries import advance
 from models.result import Result
 from models.shard import Shard
 from models.storage import CHUNK_BYTES, ChunkEncoder, insert_chunks, read_places
-from worker.lease import claim_batch, release_batch, renew_batch
+from models.tracing import span
+from worker.lease import claim_batch, release_batch, renew_batch, rest_batch
 from worker.runtime import Runtime
 from worker.stages.notify import ring_if_due
 
@@ -41,14 +48,23 @@ async def finalize_batch(runtime: Runtime, batch_pk: int) -> None:
     batch = await _claim(runtime, batch_pk)
     if batch is None:
         return
+    bind_ids(batch=batch.id)
+    pass_failpoint(Failpoint.FINALIZE_CLAIMED)
     try:
         async with _keeping_lease(runtime, batch):
-            status = await _write_and_close(runtime, batch)
+            with span("finalize", parent=batch.traceparent, batch=batch.id):
+                status = await _write_and_close(runtime, batch)
+    except Exception as error:
+        log.error("batch %s: try %s to finish it failed", batch.id, batch.tries)  # noqa: TRY400
+        with contextlib.suppress(Exception):
+            await rest_batch(runtime.database, batch_pk, error, owner=runtime.owner)
+        raise
     except BaseException:
         # The next bell need not wait for the lease to lapse.
         with contextlib.suppress(Exception):
             await release_batch(runtime.database, batch_pk, owner=runtime.owner)
         raise
+    pass_failpoint(Failpoint.FINALIZE_DONE)
     log.info("batch %s: %s", batch.id, status or "no longer ours to finalize")
     if status is not None:
         await ring_if_due(runtime)
@@ -118,12 +134,30 @@ async def _write_and_close(runtime: Runtime, batch: Batch) -> BatchStatus | None
         errors = _OutputFile(session, batch, f"{batch.id}_error.jsonl", retention)
         async for succeeded, line in _results(session, batch.pk, pages):
             await (output if succeeded else errors).write(line)
+            pass_failpoint(Failpoint.FINALIZE_WRITING_ANSWERED)
         missing = await _missing_places(session, batch, answered)
         status = _final_status(batch, has_missing=bool(missing))
         async for line in _unanswered_lines(runtime, batch, status, missing):
             await errors.write(line)
-        output_file_id, error_file_id = await output.close(), await errors.close()
+            pass_failpoint(Failpoint.FINALIZE_WRITING_UNANSWERED)
+        output_file_id = await output.close()
+        pass_failpoint(Failpoint.FINALIZE_CLOSING_OUTPUT)
+        error_file_id = await errors.close()
+        pass_failpoint(Failpoint.FINALIZE_CLOSING_ERRORS)
         totals = await _totals(session, batch.pk)
+        retries = await _retries(session, batch.pk)
+        history = await _history(session, batch)
+        for first, last in pages:
+            # Page by page: many gigabytes in one statement would outlast its time limit, for ever.
+            await session.execute(
+                delete(Result).where(
+                    Result.batch_pk == batch.pk, Result.line_no.between(first, last)
+                )
+            )
+        pass_failpoint(Failpoint.FINALIZE_DROPPING_RESULTS)
+        await session.execute(delete(Shard).where(Shard.batch_pk == batch.pk))
+        pass_failpoint(Failpoint.FINALIZE_DROPPING_SHARDS)
+        # Last, for it locks the batch's row, and the lease could not be renewed while rows are removed.
         closed = await advance(
             session,
             batch.pk,
@@ -134,19 +168,13 @@ async def _write_and_close(runtime: Runtime, batch: Batch) -> BatchStatus | None
             completed=totals.completed,
             failed=totals.failed,
             usage=totals.usage,
-            retries=await _retries(session, batch.pk),
+            retries=retries,
+            history=history,
         )
+        pass_failpoint(Failpoint.FINALIZE_MOVING)
         if not closed:
             await session.rollback()
             return None
-        for first, last in pages:
-            # Page by page: many gigabytes in one statement would outlast its time limit, for ever.
-            await session.execute(
-                delete(Result).where(
-                    Result.batch_pk == batch.pk, Result.line_no.between(first, last)
-                )
-            )
-        await session.execute(delete(Shard).where(Shard.batch_pk == batch.pk))
     return status
 
 
@@ -274,6 +302,18 @@ async def _retries(session: AsyncSession, batch_pk: int) -> int:
         select(func.least(counted, 2**31 - 1)).where(Shard.batch_pk == batch_pk)
     )
     return int(retries or 0)
+
+
+async def _history(session: AsyncSession, batch: Batch) -> dict[str, Any] | None:
+    """How the batch went. It is for the eyes only: without it the batch ends all the same."""
+    if batch.in_progress_at is None:
+        return None
+    try:
+        async with session.begin_nested():
+            return await history_of(session, batch.pk, begins_at=batch.in_progress_at.timestamp())
+    except SQLAlchemyError as error:
+        log.warning("batch %s: no history of it is kept (%s)", batch.id, type(error).__name__)
+        return None
 
 
 class _OutputFile:

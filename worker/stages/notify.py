@@ -13,7 +13,9 @@ that fails when its time is over. No URL is logged, nor what a receiver said.
 import logging
 
 from models.errors import ReceiverUnreachable
+from models.failpoints import Failpoint, pass_failpoint
 from models.faults import describe
+from models.metrics import WEBHOOK_TRIES
 from models.signing import event_body
 from worker.outbox import ClaimedDelivery, claim_deliveries, is_any_due, record_try
 from worker.retry import backoff_seconds
@@ -49,6 +51,7 @@ async def _start_due(runtime: Runtime, *, ending: int) -> None:
             )
             if not claimed:
                 return
+            pass_failpoint(Failpoint.NOTIFY_CLAIMED)
             for delivery in claimed:
                 outbox.start(_deliver(runtime, delivery))
 
@@ -83,6 +86,7 @@ async def _try_once(runtime: Runtime, delivery: ClaimedDelivery) -> None:
         outcome = str(status)
     except ReceiverUnreachable as error:
         outcome = error.reason
+    pass_failpoint(Failpoint.NOTIFY_SENT)
     settings = runtime.notify_settings
     state = await record_try(
         runtime.database,
@@ -97,5 +101,7 @@ async def _try_once(runtime: Runtime, delivery: ClaimedDelivery) -> None:
         ),
         give_up_seconds=settings.webhook_give_up_seconds,
     )
+    pass_failpoint(Failpoint.NOTIFY_RECORDED)
+    WEBHOOK_TRIES.labels(state or "lost").inc()
     said = f"{outcome}; {state or 'no longer ours'}"
     log.info("webhook %s, try %s: %s", delivery.webhook_id, delivery.tries, said)

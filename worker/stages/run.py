@@ -1,77 +1,49 @@
-"""Stage 3: claim a shard, call its pending lines, record what comes back, close it.
+"""Stage 3: call the pending lines of a claimed shard, record what comes back, close it.
 
 Promises: a line that has a result row is never called again; a call is begun only while the lease is
 held and the window is open; on shutdown no call is begun and those in flight get their time to end.
-If the process dies here, the lease lapses, and the lines without a result are another worker's.
+If the process dies here, the lease lapses, and the lines without a result are another worker's. Of a shard
+that workers died of again and again, one line is called alone at first, then twice as many each time.
+
+When a line's turn comes is the dispatcher's to say (`worker.dispatch`); what a call's end means is told in
+`worker.attempts`.
 """
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextvars import copy_context
 
-from sqlalchemy.exc import SQLAlchemyError
-
-from models.faults import describe
+from models.failpoints import Failpoint, pass_failpoint
 from models.file import File
-from models.ids import fallback_response_id, request_id
 from models.lifecycle import BatchStatus
-from models.lines import (
-    Endpoint,
-    InputLine,
-    LineError,
-    custom_id_of,
-    decode_input_line,
-    render_failure,
-    render_response,
-)
+from models.lines import LineError
 from models.storage import read_places
-from worker.lease import (
-    ClaimedShard,
-    advance_if_all_done,
-    close_shard,
-    others_wait,
-)
+from worker.attempts import Attempts, Line, render_lost, render_nowhere
+from worker.claim import ClaimedShard
+from worker.flow.lane import Lane
+from worker.lease import advance_if_all_done, close_shard
 from worker.recorder import Recorder, Row
-from worker.retry import Blame, backoff_seconds
+from worker.router import Target
 from worker.runtime import Runtime
-from worker.turns import claim_in_turn
-from worker.upstream import Outcome, Upstream, Verdict
-from worker.video import finish_video, is_unfinished
+from worker.upstream import Outcome
 
 log = logging.getLogger(__name__)
 
-
-async def run_shards(runtime: Runtime) -> None:
-    """Answer a bell: work on the most urgent runnable shard, then on the next, until there is none.
-
-    A bell wakes an idle slot; a slot that is at work needs none, and so goes on when the broker is
-    away. (One bell a shard was tried: Celery hears of a free thread only when it next looks.)
-    """
-    passed_over = 0
-    while not runtime.draining.is_set():
-        shard, server = await claim_in_turn(runtime, passed_over=passed_over)
-        if shard is None:
-            return
-        try:
-            run = ShardRun(runtime, shard)
-            is_done = await _finish(runtime, run)
-        finally:
-            if server:
-                runtime.shard_slots.release(server)
-        # A shard that ended undone is not taken up again at once, lest a fault spin: the sweep rings.
-        if not is_done and not run.has_made_room:
-            return
-        passed_over = shard.batch_pk if run.has_made_room else 0
+_READ_AHEAD_LINES = 256
+_READ_AHEAD_BYTES = 1024 * 1024
 
 
-async def _finish(runtime: Runtime, run: "ShardRun") -> bool:
+async def finish_shard(runtime: Runtime, run: "ShardRun") -> bool:
     """Work on a claimed shard, give it back and see to what follows; say whether it is done."""
     shard = run.shard
     try:
         await run.run()
     finally:
+        pass_failpoint(Failpoint.CLOSE_BEFORE)
         is_done = await close_shard(runtime.database, shard)
+        pass_failpoint(Failpoint.CLOSE_CLOSED)
     if not is_done:
         # It may have been the last at work on a batch that was cancelled or has expired.
         await runtime.ring(runtime.doorbell.ring_finalize, shard.batch_pk)
@@ -90,22 +62,45 @@ class ShardRun:
     those in flight get a grace period; *aborted*, when those in flight are given up too.
     """
 
-    def __init__(self, runtime: Runtime, shard: ClaimedShard) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        shard: ClaimedShard,
+        target: Target | LineError,
+        lane: Lane,
+        *,
+        window_ends_at: float,
+        on_room: Callable[[Lane], None],
+        on_ended: Callable[[Lane], None],
+    ) -> None:
+        """`on_room` is called when a line is ready to go, `on_ended` when a call has ended.
+
+        Made in the context that its calls are to have, wherever they are begun.
+        """
+        self.window_ends_at = window_ends_at
         self.shard = shard
+        self.lane = lane
         self.has_made_room = False
         self._runtime = runtime
+        self._context = copy_context()
         self._settings = runtime.run_settings
-        self._neighbours = runtime.neighbours[shard.endpoint, shard.model]
-        self._target = runtime.router.find(shard.endpoint, shard.model)
-        # Whose slots the calls take.
-        self._server = runtime.router.server_of(shard.endpoint, shard.model)
-        self._feeder: asyncio.Task[None] | None = None
-        self._lines: set[asyncio.Task[None]] = set()
-        # Those of them that hold no slot: backing off, or waiting for a slot again.
-        self._waiting: set[asyncio.Task[None]] = set()
-        # Those whose last try failed through no fault of their own.
-        self._failing: set[asyncio.Task[None]] = set()
-        self._progress_at = runtime.clock()
+        self._target = target
+        self._attempts = (
+            Attempts(runtime, shard, target, lane) if isinstance(target, Target) else None
+        )
+        self._on_room = on_room
+        self._on_ended = on_ended
+        self._unread = len(shard.lines)
+        self._begun = self._recorded = 0
+        self._ready: deque[Line] = deque()
+        self._ready_bytes = 0
+        # Those that were tried before go first, for it is they that the end of the shard waits for.
+        self._again: deque[Line] = deque()
+        self._resting: dict[Line, asyncio.TimerHandle] = {}
+        self._in_flight: dict[asyncio.Task[Outcome], Line] = {}
+        self._reading: asyncio.Task[None] | None = None
+        self._may_read = asyncio.Event()
+        self._has_ended = asyncio.Event()
         self._is_stopping = False
         self._timers: list[asyncio.TimerHandle] = []
         self._recorder = Recorder(
@@ -115,213 +110,218 @@ class ShardRun:
             on_status=self._on_status,
             on_lost=self._abort,
             may_give_up=runtime.draining.is_set,
-            on_paused=self._on_paused,
-            in_flight=lambda: len(self._lines) - len(self._waiting),
+            on_paused=self.make_room,
+            in_flight=lambda: len(self._in_flight),
+        )
+        self._recorder.on_recorded = self._count_recorded
+
+    @property
+    def unstarted(self) -> int:
+        """Lines that no call was begun for, and may be."""
+        count = self._unread + len(self._ready)
+        return min(count, self._trust) if self.shard.is_suspect else count
+
+    @property
+    def _trust(self) -> int:
+        """So many lines of a suspect shard may be begun now: at first one, then twice as many each time."""
+        return 2 * self._recorded + 1 - self._begun
+
+    @property
+    def _may_begin(self) -> bool:
+        return bool(self._ready) and (not self.shard.is_suspect or self._trust > 0)
+
+    @property
+    def waiting(self) -> int:
+        """Lines that would be called if there were room."""
+        return self.unstarted + len(self._again)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether `start_next` has something to start."""
+        return (
+            (bool(self._again) or self._may_begin)
+            and not self._recorder.is_behind
+            and self._runtime.clock() < self.window_ends_at
         )
 
     async def run(self) -> None:
-        """Call every pending line; return when nothing is in flight and all results are written."""
-        self._later(self.shard.seconds_left, self._abort)
-        watches = [
-            asyncio.create_task(self._stop_when_draining()),
-            asyncio.create_task(self._stop_when_stalled()),
-        ]
-        self._feeder = asyncio.create_task(self._feed())
+        """See every pending line to its end; return when all results are written.
+
+        Raises:
+            InputUnreadable: after what could be read was called and recorded.
+        """
+        if self.shard.is_suspect:
+            log.warning(
+                "batch %s: workers died of shard %s: its lines are tried alone, from line %s",
+                self.shard.batch_id,
+                self.shard.pk,
+                next((place[0] for place in self.shard.lines), None),
+            )
+        self._later(self.window_ends_at - self._runtime.clock(), self._abort)
+        reading = self._reading = asyncio.create_task(self._read())
+        reading.add_done_callback(lambda _: self._look_for_end())
+        if self._is_stopping:
+            reading.cancel()
         try:
-            await asyncio.wait({self._feeder})
-            while self._lines:
-                await asyncio.wait(self._lines)
+            await self._has_ended.wait()
             await self._recorder.close()
         finally:
-            for watch in watches:
-                watch.cancel()
-            await asyncio.gather(*watches, return_exceptions=True)
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
             for timer in self._timers:
                 timer.cancel()
-        if not self._feeder.cancelled():
-            self._feeder.result()
+        if not reading.cancelled():
+            reading.result()
 
-    async def _feed(self) -> None:
-        """Begin a call for each pending line, as slots become free."""
-        async with self._runtime.database.begin() as session:
-            file = await session.get_one(File, self.shard.input_file_pk)
-        async for line_no, raw in read_places(self._runtime.database, file, self.shard.lines):
-            while self._recorder.is_behind:  # noqa: ASYNC110  # it ends by the clock too
-                await asyncio.sleep(self._settings.record_seconds)
-            await self._runtime.limiter.acquire(self._server)
-            task = asyncio.create_task(self._run_line(line_no, raw))
-            self._lines.add(task)
-            task.add_done_callback(self._end_line)
+    @property
+    def has_fresh(self) -> bool:
+        """Whether a line is ready that was never tried."""
+        return self._may_begin and self.is_ready
 
-    def _end_line(self, task: asyncio.Task[None]) -> None:
-        """Give back the line's slot. Not done in the task: one cancelled at its start never runs."""
-        self._lines.discard(task)
-        self._failing.discard(task)
-        self._progress_at = self._runtime.clock()
-        if task in self._waiting:
-            self._waiting.discard(task)
-        else:
-            self._runtime.limiter.release(self._server)
+    def start_next(self, *, fresh_first: bool = False) -> None:
+        """Begin a call; whoever calls this has seen that there is room for it.
 
-    async def _run_line(self, line_no: int, raw: bytes) -> None:
-        """Call one line until its outcome is final, and record it; begins with a slot taken."""
-        key = request_id(self.shard.batch_id, line_no)
+        Of a line that was tried before, if there is one, unless fresh ones are to go first.
+        """
+        attempts = self._attempts
+        assert attempts is not None  # noqa: S101  # else there is never a line ready
+        is_fresh = self._may_begin and (fresh_first or not self._again)
+        line = self._next_ready() if is_fresh else self._again.popleft()
+        self._recorder.retries += line.failures > 0
         try:
-            line = decode_input_line(raw)
-            outcome = await self._call(line_no, line, key)
-            row = self._render(line_no, line.custom_id, key, outcome)
-        except Exception as error:  # noqa: BLE001  # one line's fault must not be its shard's
-            log.error(  # noqa: TRY400  # the traceback's words may hold a prompt
-                "batch %s: line %s: %s", self.shard.batch_id, line_no, describe(error)
-            )
-            row = self._render(line_no, custom_id_of(raw), key, _INTERNAL_ERROR)
-        self._recorder.add(row)
-
-    async def _call(self, line_no: int, line: InputLine, key: str) -> Outcome:
-        """Try until the outcome is final."""
-        target = self._target
-        if isinstance(target, LineError):
-            # The file of model servers has changed since the batch was validated.
-            return Outcome(Verdict.REFUSED, code=target.code, message=target.message)
-        body = target.body_of(bytes(line.body))
-        neighbours = self._neighbours
-        failures = charged = 0
-        while True:
-            successes_before = neighbours.successes
-            outcome = await self._send(target.upstream, body, key)
-            now = self._runtime.clock()
-            if outcome.verdict is not Verdict.TRANSIENT:
-                neighbours.succeeded(now)
-                return outcome
-            failures += 1
-            if failures == 1:
-                neighbours.first_try_failed()
-            is_own = neighbours.charge(outcome.blame, successes_before=successes_before, now=now)
-            charged += is_own
-            self._note_failure(outcome, is_own=is_own)
-            if charged >= self._settings.line_max_tries:
-                log.info("batch %s: line %s given up", self.shard.batch_id, line_no)
-                return outcome
-            await self._wait_for_next_try(failures, outcome)
-
-    async def _send(self, upstream: Upstream, body: bytes, key: str) -> Outcome:
-        """One try; for a video it ends when the video does, and holds its slot until then."""
-        outcome = await upstream.send(self.shard.endpoint, body, idempotency_key=key)
-        if self.shard.endpoint is Endpoint.VIDEOS and is_unfinished(outcome):
-            # It is at work now, however its tries before this one ended.
-            self._failing -= {asyncio.current_task()}
-            seconds = self._settings.video_timeout_seconds
-            outcome = await finish_video(upstream, outcome, timeout_seconds=seconds)
-        return outcome
-
-    def _note_failure(self, outcome: Outcome, *, is_own: bool) -> None:
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101  # we are in one
-        if is_own:
-            self._failing.discard(task)
+            attempts.begin(line)
+        except Exception as error:  # noqa: BLE001  # that line's alone, and its slot is given back
+            self._recorder.add(attempts.judge_fault(line, error))
+            asyncio.get_running_loop().call_soon(self._give_slot_back)
             return
-        self._failing.add(task)
-        if outcome.blame is not Blame.BUSY and self._neighbours.should_report(
-            self._runtime.clock()
-        ):
-            log.warning(
-                "the model server %s fails (%s): calls are tried again until the window closes",
-                self._server,
-                outcome.status_code or outcome.code,
-            )
+        # Of its own, for a trace has a span for each call.
+        task = asyncio.create_task(attempts.call(line), context=self._context.copy())
+        self._in_flight[task] = line
+        task.add_done_callback(self._end_call, context=self._context)
 
-    async def _wait_for_next_try(self, failures: int, outcome: Outcome) -> None:
-        """Back off without a slot, then take one again."""
-        if self._is_stopping:
-            raise asyncio.CancelledError
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101  # we are in one
-        seconds = backoff_seconds(
-            failures,
-            base_seconds=self._settings.retry_base_seconds,
-            cap_seconds=self._settings.retry_cap_seconds,
-            retry_after_seconds=outcome.retry_after_seconds,
-        )
-        self._waiting.add(task)
-        self._runtime.limiter.release(self._server)
-        await asyncio.sleep(seconds)
-        await self._runtime.limiter.acquire(self._server)
-        self._waiting.discard(task)
-        self._recorder.retries += 1
+    def give_up_hung(self, hang_seconds: float) -> None:
+        """Stop the calls that last longer than any should; their lines are tried again."""
+        for task, line in self._in_flight.items():
+            if self._attempts is not None and self._attempts.hangs(line, hang_seconds):
+                line.has_hung = True
+                task.cancel()
 
-    def _render(self, line_no: int, custom_id: str, key: str, outcome: Outcome) -> Row:
-        if outcome.status_code is None:
-            line = render_failure(
-                request_id=key, custom_id=custom_id, code=outcome.code, message=outcome.message
-            )
-        else:
-            line = render_response(
-                request_id=key,
-                custom_id=custom_id,
-                status_code=outcome.status_code,
-                response_id=outcome.response_id
-                or fallback_response_id(self.shard.batch_id, line_no),
-                body=outcome.body,
-            )
-        return Row(line_no, outcome.verdict is Verdict.SUCCEEDED, line, outcome.usage)
-
-    def _on_status(self, status: BatchStatus) -> None:
-        if status is BatchStatus.CANCELLING:
-            self._stop(self._settings.cancel_grace_seconds)
-        else:
-            self._abort()
-
-    def _on_paused(self) -> None:
+    def make_room(self) -> None:
         """Begin no call any more, and let those in flight end, however long they take."""
         self.has_made_room = True
-        self._stop(None)
+        self.stop(None)
 
-    async def _stop_when_draining(self) -> None:
-        await self._runtime.draining.wait()
-        self._stop(self._settings.drain_seconds)
-
-    async def _stop_when_stalled(self) -> None:
-        """Make room for other batches when every line fails through no fault of its own."""
-        seconds = self._settings.stall_seconds
-        while True:
-            await asyncio.sleep(seconds / 4)
-            is_stalled = (
-                self._feeder is not None
-                and self._feeder.done()
-                and self._failing >= self._lines
-                and self._runtime.clock() - self._progress_at > seconds
-            )
-            with contextlib.suppress(SQLAlchemyError, OSError):
-                if is_stalled and await others_wait(self._runtime.database, self.shard.batch_pk):
-                    log.info("batch %s: a shard makes room for other batches", self.shard.batch_id)
-                    self.has_made_room = True
-                    self._stop(self._settings.drain_seconds)
-                    return
-
-    def _stop(self, grace_seconds: float | None) -> None:
+    def stop(self, grace_seconds: float | None) -> None:
         """Begin no call any more; give up those in flight after the grace period, if there is one."""
         if not self._is_stopping:
             self._is_stopping = True
-            if self._feeder is not None:
-                self._feeder.cancel()
-            for task in self._waiting:
-                task.cancel()
+            self._unread = 0
+            self._ready.clear()
+            self._again.clear()
+            for timer in self._resting.values():
+                timer.cancel()
+            self._resting.clear()
+            if self._reading is not None:
+                self._reading.cancel()
+            self._look_for_end()
         if grace_seconds is not None:
             self._later(grace_seconds, self._abort)
 
+    async def _read(self) -> None:
+        """Keep some lines at hand."""
+        async with self._runtime.database.begin() as session:
+            file = await session.get_one(File, self.shard.input_file_pk)
+        async for line_no, raw in read_places(
+            self._runtime.database, file, self.shard.lines, self._runtime.chunk_cache
+        ):
+            self._unread -= 1
+            if self.shard.is_first_line_lost and line_no == self.shard.lines[0][0]:
+                log.error("batch %s: line %s fails: its workers died", self.shard.batch_id, line_no)
+                self._begun += 1
+                self._recorder.add(render_lost(self.shard, line_no, raw))
+                continue
+            if isinstance(self._target, LineError):
+                self._recorder.add(render_nowhere(self.shard, line_no, raw, self._target))
+                continue
+            self._ready.append(Line(line_no, raw))
+            self._ready_bytes += len(raw)
+            if len(self._ready) == 1:
+                self._on_room(self.lane)
+            if len(self._ready) >= _READ_AHEAD_LINES or self._ready_bytes >= _READ_AHEAD_BYTES:
+                self._may_read.clear()
+                await self._may_read.wait()
+
+    def _next_ready(self) -> Line:
+        line = self._ready.popleft()
+        self._begun += 1
+        self._ready_bytes -= len(line.raw)
+        if 2 * len(self._ready) <= _READ_AHEAD_LINES and 2 * self._ready_bytes <= _READ_AHEAD_BYTES:
+            self._may_read.set()
+        return line
+
+    def _end_call(self, task: asyncio.Task[Outcome]) -> None:
+        """Record a final answer, or see to the next try."""
+        pass_failpoint(Failpoint.RUN_ANSWERED)
+        line, attempts = self._in_flight.pop(task), self._attempts
+        assert attempts is not None  # noqa: S101  # it has begun the call
+        try:
+            if task.cancelled():
+                if line.has_hung and not self._is_stopping:
+                    self._go_on(line, attempts.judge_hung(line))
+                else:
+                    attempts.drop(line)
+            elif (error := task.exception()) is not None:
+                self._recorder.add(attempts.judge_fault(line, error))
+            else:
+                self._go_on(line, attempts.judge(line, task.result()))
+        except Exception as fault:  # noqa: BLE001  # that line's alone: nobody else would hear of it
+            self._recorder.add(attempts.judge_fault(line, fault))
+        finally:
+            self._give_slot_back()
+
+    def _give_slot_back(self) -> None:
+        self._on_ended(self.lane)
+        self._look_for_end()
+
+    def _go_on(self, line: Line, verdict: Row | float) -> None:
+        if isinstance(verdict, Row):
+            self._recorder.add(verdict)
+        elif self._is_stopping:
+            # Left to whoever takes up the shard.
+            return
+        elif verdict > 0:
+            loop = asyncio.get_running_loop()
+            self._resting[line] = loop.call_later(verdict, self._try_again, line)
+        else:
+            self._again.append(line)
+
+    def _try_again(self, line: Line) -> None:
+        del self._resting[line]
+        self._again.append(line)
+        self._on_room(self.lane)
+
+    def _look_for_end(self) -> None:
+        has_lines = self._ready or self._again or self._resting or self._in_flight
+        if self._reading is not None and self._reading.done() and not has_lines:
+            self._has_ended.set()
+
+    def _count_recorded(self, rows: Sequence[Row]) -> None:
+        self._recorded += len(rows)
+        self.lane.tally.recorded(rows)
+        if self.shard.is_suspect and not self._is_stopping:
+            self._on_room(self.lane)
+
+    def _on_status(self, status: BatchStatus) -> None:
+        if status is BatchStatus.CANCELLING:
+            self.stop(self._settings.cancel_grace_seconds)
+        else:
+            self._abort()
+
     def _abort(self) -> None:
         """Give up everything but what is already recorded or waits to be."""
-        if not self._is_stopping:
-            self._stop(0)
-        for task in self._lines:
+        self.stop(None)
+        for task in self._in_flight:
             task.cancel()
 
     def _later(self, seconds: float, callback: Callable[[], None]) -> None:
         self._timers.append(asyncio.get_running_loop().call_later(max(0.0, seconds), callback))
-
-
-_INTERNAL_ERROR = Outcome(
-    Verdict.REFUSED,
-    code="internal_error",
-    message="The batch engine failed to process this request.",
-)

@@ -5,13 +5,15 @@ while; nothing depends on a bell having arrived, because this rings again for wh
 """
 
 import logging
-from datetime import timedelta
+from collections.abc import Sequence
+from datetime import datetime, timedelta
 
-from sqlalchemy import delete, exists, func, or_, select, text, update
+from sqlalchemy import ColumnElement, Row, delete, exists, func, or_, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.batch import Batch
 from models.database import is_away
+from models.failpoints import Failpoint, pass_failpoint
 from models.faults import describe
 from models.file import File, FileChunk, FileStatus
 from models.idempotency import IdempotencyKey
@@ -19,7 +21,7 @@ from models.lifecycle import FINAL, BatchStatus, ShardState
 from models.queries import advance
 from models.shard import Shard
 from models.storage import MAX_REMOVED_CHUNKS
-from worker.lease import advance_if_all_done
+from worker.lease import advance_if_all_done, rest_after_deaths
 from worker.outbox import forget_ended, is_any_due
 from worker.queue import CONTROL_QUEUE, RUN_QUEUE, RUN_WINDOW
 from worker.runtime import Runtime
@@ -29,10 +31,12 @@ log = logging.getLogger(__name__)
 
 _AT_ONCE = 100
 _FILES_AT_ONCE = 20
+_ROWS_AT_ONCE = 5000
 _SWEEPS = 5
 """As many of the waiting bells may be for the sweep itself, when it is slow."""
 
 _REMEMBERED = timedelta(days=1)
+_WAITING = (BatchStatus.VALIDATING, BatchStatus.FINALIZING, BatchStatus.CANCELLING)
 
 
 async def sweep(runtime: Runtime) -> None:
@@ -40,6 +44,7 @@ async def sweep(runtime: Runtime) -> None:
     for step in (
         _expire,
         _advance_finished,
+        _rest_after_deaths,
         _ring_for_batches,
         _ring_for_shards,
         _ring_for_webhooks,
@@ -55,6 +60,7 @@ async def sweep(runtime: Runtime) -> None:
                 # The others would only fail as well, each after its time-out.
                 raise
             log.error("%s: %s", step.__name__.lstrip("_"), describe(error))  # noqa: TRY400
+    await runtime.ring(runtime.doorbell.note_sweep)
 
 
 async def _expire(runtime: Runtime) -> None:
@@ -67,16 +73,21 @@ async def _expire(runtime: Runtime) -> None:
         )
         for batch_pk in overdue:
             await advance(session, batch_pk, BatchStatus.FINALIZING)
+            pass_failpoint(Failpoint.SWEEP_EXPIRING)
 
 
 async def _advance_finished(runtime: Runtime) -> None:
     """Move on batches whose last shard was closed by a worker that died before saying so."""
+    # From the shards that are done, for an index has them: of many batches that wait, few have any.
+    begun = select(Shard.batch_pk).where(Shard.state == ShardState.DONE)
     has_open_shard = exists().where(Shard.batch_pk == Batch.pk, Shard.state != ShardState.DONE)
     async with runtime.database.begin() as session:
         finished = list(
             await session.scalars(
                 select(Batch.pk)
-                .where(Batch.status == BatchStatus.IN_PROGRESS, ~has_open_shard)
+                .where(
+                    Batch.status == BatchStatus.IN_PROGRESS, Batch.pk.in_(begun), ~has_open_shard
+                )
                 .limit(_AT_ONCE)
             )
         )
@@ -84,27 +95,19 @@ async def _advance_finished(runtime: Runtime) -> None:
         await advance_if_all_done(runtime.database, batch_pk)
 
 
+async def _rest_after_deaths(runtime: Runtime) -> None:
+    """Pause before a batch is finished again over which one process after the other died."""
+    for batch_id, tries in await rest_after_deaths(runtime.database):
+        pass_failpoint(Failpoint.SWEEP_RESTED)
+        log.error("batch %s: a worker died while finishing it, at try %s", batch_id, tries)
+
+
 async def _ring_for_batches(runtime: Runtime) -> None:
     """Ring for batches that wait for a stage nobody is at. A batch at work holds a live lease."""
-    is_held = exists().where(
-        Shard.batch_pk == Batch.pk,
-        Shard.state == ShardState.RUNNING,
-        Shard.lease_until > func.now(),
-    )
     async with runtime.database.begin() as session:
-        found = await session.execute(
-            select(Batch.pk, Batch.status)
-            .where(
-                or_(Batch.lease_until.is_(None), Batch.lease_until <= func.now()),
-                or_(
-                    Batch.status == BatchStatus.VALIDATING,
-                    Batch.status.in_([BatchStatus.FINALIZING, BatchStatus.CANCELLING]) & ~is_held,
-                ),
-            )
-            .order_by(Batch.expires_at, Batch.pk)
-            .limit(_AT_ONCE)
-        )
-        waiting = list(found)
+        found = [row for status in _WAITING for row in await _waiting_batches(session, status)]
+    waiting = [(row.pk, row.status) for row in sorted(found, key=lambda row: row.expires_at)]
+    del waiting[_AT_ONCE:]
     if not waiting:
         return
     doorbell = runtime.doorbell
@@ -112,6 +115,7 @@ async def _ring_for_batches(runtime: Runtime) -> None:
     if waiting_bells is None or waiting_bells >= len(waiting) + _SWEEPS:
         # Nobody has had time for them yet, or nobody can be rung.
         return
+    pass_failpoint(Failpoint.SWEEP_BEFORE_BELL)
     for batch_pk, status in waiting:
         bell = (
             doorbell.ring_validate if status == BatchStatus.VALIDATING else doorbell.ring_finalize
@@ -119,12 +123,41 @@ async def _ring_for_batches(runtime: Runtime) -> None:
         await runtime.ring(bell, batch_pk)
 
 
+async def _waiting_batches(
+    session: AsyncSession, status: BatchStatus
+) -> Sequence[Row[int, str, datetime]]:
+    """The first ones of a status, by deadline; of one status, so that an index has them in that order."""
+    is_held = exists().where(
+        Shard.batch_pk == Batch.pk,
+        Shard.state == ShardState.RUNNING,
+        Shard.lease_until > func.now(),
+    )
+    waiting = (
+        select(Batch.pk, Batch.status, Batch.expires_at)
+        .where(
+            Batch.status == status,
+            or_(Batch.lease_until.is_(None), Batch.lease_until <= func.now()),
+        )
+        .order_by(Batch.expires_at, Batch.pk)
+        .limit(_AT_ONCE)
+    )
+    if status != BatchStatus.VALIDATING:
+        waiting = waiting.where(~is_held)
+    return (await session.execute(waiting)).all()
+
+
+# In the order of an index, so that no table is read through for them, whatever else waits.
 _RUNNABLE = text(
     """
     SELECT count(*) FROM (
-        SELECT FROM shards JOIN batches ON batches.pk = shards.batch_pk
+        SELECT FROM batches CROSS JOIN LATERAL (
+            SELECT FROM shards
+            WHERE shards.batch_pk = batches.pk AND shards.state <> 'done'
+              AND (shards.state = 'queued' OR shards.lease_until <= now())
+            LIMIT :window
+        ) AS runnable
         WHERE batches.status = 'in_progress' AND batches.paused_at IS NULL
-          AND (shards.state = 'queued' OR (shards.state = 'running' AND shards.lease_until <= now()))
+        ORDER BY batches.expires_at
         LIMIT :window
     ) AS runnable
     """
@@ -155,34 +188,43 @@ async def _purge(runtime: Runtime) -> None:
     async with runtime.database.begin() as session:
         await session.execute(
             update(File)
-            .where(File.expires_at <= func.now(), File.deleted_at.is_(None))
+            .where(_is_among(File.expires_at <= func.now(), File.deleted_at.is_(None)))
             .values(deleted_at=func.now())
             .execution_options(synchronize_session=False)
         )
         await session.execute(
             update(File)
             .where(
-                File.status == FileStatus.UPLOADING,
-                File.touched_at < func.now() - stall,
-                File.deleted_at.is_(None),
+                _is_among(
+                    File.status == FileStatus.UPLOADING,
+                    File.touched_at < func.now() - stall,
+                    File.deleted_at.is_(None),
+                )
             )
             .values(deleted_at=func.now())
             .execution_options(synchronize_session=False)
         )
         await session.execute(
             delete(File)
-            .where(File.purged_at < func.now() - _REMEMBERED)
+            .where(_is_among(File.purged_at < func.now() - _REMEMBERED))
             .execution_options(synchronize_session=False)
         )
     async with runtime.database.begin() as session:
         await _purge_bytes(session)
 
 
+def _is_among(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:
+    """The condition to be one of some files: all at once might outlast a statement's time, for ever."""
+    return File.pk.in_(select(File.pk).where(*conditions).limit(_ROWS_AT_ONCE).scalar_subquery())
+
+
 async def _purge_bytes(session: AsyncSession) -> None:
     """Take away the bytes of some files, so many at a time; the next sweep goes on with the rest."""
     left = MAX_REMOVED_CHUNKS
     for file_pk, status in await _unneeded_files(session):
+        pass_failpoint(Failpoint.PURGE_BEFORE_REMOVING)
         left -= await _remove_chunks(session, file_pk, at_most=left)
+        pass_failpoint(Failpoint.PURGE_REMOVING_CHUNKS)
         if left == 0:
             return
         if status == FileStatus.UPLOADING:

@@ -9,6 +9,7 @@ from datetime import timedelta
 
 from sqlalchemy import delete, exists, func, select, update
 
+from models.failpoints import Failpoint, pass_failpoint
 from models.file import File
 from models.upload import MultipartUpload, UploadPart, UploadStatus
 from worker.runtime import Runtime
@@ -63,6 +64,7 @@ async def _remove_parts(runtime: Runtime) -> None:
         removed_bytes = 0
         for part_pk, file_pk, size_bytes in found.all():
             await session.execute(delete(File).where(File.pk == file_pk))
+            pass_failpoint(Failpoint.SWEEP_REMOVING_PART)
             await session.execute(delete(UploadPart).where(UploadPart.pk == part_pk))
             removed_bytes += size_bytes
             if removed_bytes >= _BYTES_AT_ONCE:

@@ -2,26 +2,31 @@
 
 Promises: one bad line fails the whole batch and nothing runs; faults are listed in line order, with
 their line numbers; a batch that was cancelled meanwhile is left alone. If the process dies here, the
-batch is still `validating` and is checked again from the start.
+batch is still `validating` and is checked again from the start, a few times; then it fails.
 """
 
+import contextlib
 import logging
 from collections.abc import AsyncIterator
-from dataclasses import replace
-from itertools import islice
+from functools import partial
 
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.batch import Batch
 from models.errors import EnqueuedLimitReached, InputUnreadable, LeaseLost
+from models.failpoints import Failpoint, pass_failpoint
 from models.file import File
 from models.ids import ORGANIZATION_ID
+from models.input_check import InputCheck, InputLimits
 from models.lifecycle import BatchStatus
 from models.lines import Endpoint, LineChecker, LineError
+from models.logline import bind_ids
 from models.queries import advance, file_is_visible
-from models.storage import LineTooLong, PlacedLine, read_lines
-from worker.lease import claim_batch, renew_batch
+from models.reading import LineTooLong, PlacedLine
+from models.storage import read_lines
+from models.tracing import span
+from worker.lease import claim_batch, renew_batch, rest_batch
 from worker.queue import RUN_WINDOW
 from worker.runtime import Runtime
 from worker.stages.notify import ring_if_due
@@ -43,10 +48,28 @@ async def validate_batch(runtime: Runtime, batch_pk: int) -> None:
         if batch is None:
             return
         file = await _take_input(session, batch)
+    bind_ids(batch=batch.id)
+    pass_failpoint(Failpoint.VALIDATE_CLAIMED)
+    try:
+        with span("validate", parent=batch.traceparent, batch=batch.id):
+            await _validate(runtime, batch, file)
+    except Exception as error:
+        log.error("batch %s: try %s to validate it failed", batch.id, batch.tries)  # noqa: TRY400
+        with contextlib.suppress(Exception):
+            await rest_batch(runtime.database, batch.pk, error, owner=runtime.owner)
+        raise
+
+
+async def _validate(runtime: Runtime, batch: Batch, file: File | None) -> None:
+    if batch.tries > runtime.validate_settings.validate_tries:
+        await _fail(runtime, batch, [_given_up(batch.tries - 1)])
+        return
     if file is None:
         await _fail(runtime, batch, [_no_such_file(batch.input_file_id)])
         return
-    checker = LineChecker(Endpoint(batch.endpoint))
+    checker = LineChecker(
+        Endpoint(batch.endpoint), with_prefixes=runtime.validate_settings.prefix_order
+    )
     cutter = ShardCutter(
         lines=runtime.validate_settings.shard_lines,
         size_bytes=runtime.validate_settings.shard_bytes,
@@ -59,21 +82,24 @@ async def validate_batch(runtime: Runtime, batch_pk: int) -> None:
     if errors:
         await _fail(runtime, batch, errors)
         return
+    pass_failpoint(Failpoint.VALIDATE_CHECKED)
+    shards = cutter.deal()
     try:
         started = await start_batch(
             runtime.database,
             batch,
             model=checker.model,
             tokens=checker.prompt_tokens,
-            cutter=cutter,
+            shards=shards,
             settings=runtime.validate_settings,
         )
     except EnqueuedLimitReached as error:
         await _fail(runtime, batch, [LineError("token_limit_exceeded", str(error))])
         return
     if started:
-        log.info("batch %s: %s lines in %s shards", batch.id, cutter.total, len(cutter.shards))
-        await runtime.ring(runtime.doorbell.ring_run, min(len(cutter.shards), RUN_WINDOW))
+        log.info("batch %s: %s lines in %s shards", batch.id, cutter.total, len(shards))
+        pass_failpoint(Failpoint.VALIDATE_BEFORE_BELL)
+        await runtime.ring(runtime.doorbell.ring_run, min(len(shards), RUN_WINDOW))
 
 
 async def _take_input(session: AsyncSession, batch: Batch) -> File | None:
@@ -98,53 +124,37 @@ async def _check(
     runtime: Runtime, batch: Batch, file: File, checker: LineChecker, cutter: ShardCutter
 ) -> list[LineError]:
     settings = runtime.validate_settings
-    errors: list[LineError] = []
+    limits = InputLimits(
+        lines=settings.max_lines,
+        embedding_inputs=settings.max_embedding_inputs,
+        line_bytes=settings.max_line_bytes,
+        errors=settings.max_batch_errors,
+    )
+    check = InputCheck(checker, limits, partial(_model_fault, runtime, checker.endpoint))
     try:
         async for lines in _renewing(
             runtime,
             batch,
             read_lines(runtime.database, file, max_line_bytes=settings.max_line_bytes),
         ):
+            pass_failpoint(Failpoint.VALIDATE_READING)
             for line_no, offset, raw in lines:
-                error = checker.check(raw, line_no) or _model_fault(runtime, checker, line_no)
-                if error is not None:
-                    errors.append(error)
-                cutter.add(line_no, offset, len(raw))
-            if cutter.total > settings.max_lines:
-                return [_too_many_lines(settings.max_lines)]
-            if checker.embedding_inputs > settings.max_embedding_inputs:
-                return [_too_many_inputs(settings.max_embedding_inputs)]
-            if len(errors) >= settings.max_batch_errors:
-                return errors[: settings.max_batch_errors]
+                check.take(line_no, raw)
+                cutter.add(line_no, offset, len(raw), checker.prefix)
+            if check.is_settled:
+                break
     except LineTooLong as error:
-        errors.append(_too_long(error.line_no, settings.max_line_bytes))
+        check.take_too_long(error.line_no)
     except InputUnreadable as error:
         log.warning("batch %s: %s", batch.id, error)
         return [LineError("invalid_request", "The input file could not be read.", "file_id")]
-    if cutter.total == 0 and not errors:
-        return [_EMPTY]
-    return errors or _faults_without_model(runtime, checker, cutter)
+    return check.errors()
 
 
-def _model_fault(runtime: Runtime, checker: LineChecker, line_no: int) -> LineError | None:
-    """What keeps the batch's model from every server, if anything does: each line names it, or none."""
-    if checker.model is None:
-        return None
-    found = runtime.router.upstreams.find(checker.endpoint, checker.model)
-    return replace(found, line=line_no) if isinstance(found, LineError) else None
-
-
-def _faults_without_model(
-    runtime: Runtime, checker: LineChecker, cutter: ShardCutter
-) -> list[LineError]:
-    """The faults of lines none of which names a model, if there is no server for such."""
-    if checker.model is not None:
-        return []
-    found = runtime.router.upstreams.find(checker.endpoint, None)
-    if not isinstance(found, LineError):
-        return []
-    most = runtime.validate_settings.max_batch_errors
-    return [replace(found, line=line_no) for line_no in islice(cutter.line_numbers(), most)]
+def _model_fault(runtime: Runtime, endpoint: Endpoint, model: str | None) -> LineError | None:
+    """What keeps lines of this model from every server, if anything does."""
+    found = runtime.router.upstreams.find(endpoint, model)
+    return found if isinstance(found, LineError) else None
 
 
 async def _renewing(
@@ -174,15 +184,16 @@ async def _fail(runtime: Runtime, batch: Batch, errors: list[LineError]) -> None
             Batch.lease_owner == runtime.owner,
             errors=[error.as_dict() for error in errors],
         )
+        pass_failpoint(Failpoint.VALIDATE_FAILING)
     if failed:
+        pass_failpoint(Failpoint.VALIDATE_FAILED)
         log.info("batch %s: failed validation with %s errors", batch.id, len(errors))
         await ring_if_due(runtime)
 
 
-_EMPTY = LineError(
-    "empty_file",
-    "The input file is empty. Please ensure that the batch contains at least one request.",
-)
+def _given_up(tries: int) -> LineError:
+    message = f"The batch engine could not validate this batch: {tries} tries ended before they were done."
+    return LineError("internal_error", message)
 
 
 def _no_such_file(file_id: str) -> LineError:
@@ -190,23 +201,3 @@ def _no_such_file(file_id: str) -> LineError:
         f"Cannot find file {file_id}, or organization {ORGANIZATION_ID} does not have access to it."
     )
     return LineError("invalid_request", message, "file_id")
-
-
-def _too_many_lines(limit: int) -> LineError:
-    message = (
-        f"The input file contains too many requests. A batch can have at most {limit:,} requests."
-    )
-    return LineError("too_many_tasks", message)
-
-
-def _too_many_inputs(limit: int) -> LineError:
-    message = (
-        f"The input file contains too many embedding inputs. A batch can have at most {limit:,}"
-        " embedding inputs over all its requests."
-    )
-    return LineError("too_many_tasks", message)
-
-
-def _too_long(line_no: int, limit: int) -> LineError:
-    message = f"This line is too long. A request can have at most {limit:,} bytes."
-    return LineError("line_too_long", message, None, line_no)
